@@ -1,0 +1,1 @@
+"""Person folders and pictures as sources of Clips."""

@@ -1,0 +1,107 @@
+"""The two contracts a method can fulfil: Renderer (draws frames of one identity) and Generator (speech -> Motion).
+
+A method is one file in `methods/`: a flat `Config` dataclass and one class below. Both contracts train by `loss`;
+methods that alternate networks or change their number of parameters override `update`. The loop in train.py knows
+nothing else of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vivavoce.types import Clip, Motion, Rows, Source
+
+
+class Trainable(Protocol):
+    """What train.py sees of a method's data: sources are opened with the method's needs, and rows are drawn by `batch`."""
+
+    def __len__(self) -> int: ...
+
+    def clip(self, rows: Rows) -> Clip: ...
+
+
+class Method(nn.Module):
+    """Shared by both contracts. Subclasses set the class variables they differ in.
+
+    Attributes:
+        config: the method's dataclass. Common fields, used by the loop when present: `steps` (training steps),
+            `batch` (rows a step), `contiguous` (rows of a step are consecutive), `size` (image height and width), `seed`.
+        needs: Clip fields read by `render` or `generate` for each row.
+        loss_needs: Clip fields read by `loss`, when more than `needs` and `frames`.
+        speech: name of the speech encoder whose features the method hears, "" if it hears none.
+        window: (past, future) steps of 50 Hz around each frame's first step that a row of `Clip.speech` holds,
+            so `Clip.speech` is [T, past + future, D]. `future` is latency: 20 ms a step.
+        space: motion space read (Renderer) or made (Generator), "" for none.
+        presets: name -> changes to Config. Every method has "tiny" (trains on a CPU in seconds, for tests).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    loss_needs: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[str] = ""
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"tiny": {}}
+
+    speech: str = ""
+    window: tuple[int, int] = (8, 8)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def setup(self, source: Source) -> None:
+        """Initialise from the training source (mean mesh, background, statistics). Called once, before training; not on load."""
+
+    def loss(self, clip: Clip) -> dict[str, Tensor]:
+        """Named scalars; the loop minimises their sum."""
+        raise TypeError(f"{type(self).__name__} is not trained: it has no loss")
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Optimizers over all parameters; the first is stepped by the default `update`."""
+        return [torch.optim.Adam(self.parameters(), lr=getattr(self.config, "rate", 1e-3))]
+
+    def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, float]:
+        """One training step: gradients of the summed loss, one step of every optimizer. Returns the named losses."""
+        losses = self.loss(clip)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        torch.stack([v for v in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+
+class Renderer(Method):
+    """Draws frames of one identity.
+
+    `source_needs`: Clip fields that `encode` reads, once, from the source.
+    """
+
+    source_needs: ClassVar[frozenset[str]] = frozenset()
+
+    def encode(self, source: Clip) -> Any:
+        """What `render` needs to know of the identity; None where the identity is in the weights."""
+        return None
+
+    def render(self, identity: Any, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
+        """Frames for the rows of `clip`. Each row depends on nothing but itself: a stream equals a file."""
+        raise NotImplementedError
+
+
+class Generator(Method):
+    """Speech -> Motion, block by block, with state handed in and out.
+
+    `block`: rows made at once; `generate` is called with any number of rows and must give the same result however the
+    rows are cut.
+    """
+
+    block: ClassVar[int] = 1
+
+    def start(self, source: Clip) -> Any:
+        """State before the first row, from the source's first rows (its pose, its rest expression)."""
+        return None
+
+    def generate(self, clip: Clip, state: Any) -> tuple[Motion, Any]:
+        """Motion of the rows of `clip` and the state after them."""
+        raise NotImplementedError

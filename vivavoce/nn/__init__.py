@@ -1,0 +1,1 @@
+"""Network parts used by two methods or more."""

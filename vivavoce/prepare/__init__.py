@@ -1,0 +1,1 @@
+"""Video -> a person folder: one file = one step = one artefact."""

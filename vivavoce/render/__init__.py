@@ -1,0 +1,1 @@
+"""Differentiable renderers as pure functions."""

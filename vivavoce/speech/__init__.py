@@ -1,0 +1,86 @@
+"""Audio -> speech features, one file an encoder; the same result live in 20 ms chunks and offline.
+
+Every encoder makes feature steps at 50 Hz (two a frame), from a stream: `push` takes any number of samples and gives the
+steps that are final. Offline is a stream of one chunk, so nothing can differ. `lookahead` says, in milliseconds, how much
+audio after a step the encoder must hear before it gives that step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vivavoce.types import HOP, STEPS, InputError
+
+
+class Encoder(Protocol):
+    """An encoder: module-level `load(device) -> Encoder` in `speech/<name>.py`."""
+
+    name: str
+    dim: int  # D
+    lookahead: int  # ms
+
+    def start(self) -> Any:
+        """State of a new stream."""
+        ...
+
+    def push(self, samples: Tensor, state: Any, last: bool = False) -> tuple[Tensor, Any]:  # [n] -> [m,D]
+        """Feed samples at 16 kHz, get the steps that became final. With `last`, the stream is padded with silence to
+        a whole frame and all steps left come out: in total 2 * ceil(samples / 640)."""
+        ...
+
+
+def names() -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def load(name: str, device: str | torch.device = "cpu") -> Encoder:
+    """The encoder of that name. Raises InputError when it does not exist or its weights cannot be had."""
+    if name not in names():
+        raise InputError(name, "no such speech encoder", f"choose from: {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}").load(device)  # type: ignore[no-any-return]
+
+
+def encode(encoder: Encoder, audio: Tensor) -> Tensor:  # [N] -> [T,2,D]
+    """Features of a whole recording, two steps a frame, T = ceil(N / 640): a stream of one chunk."""
+    steps, _ = encoder.push(audio, encoder.start(), last=True)
+    return steps.reshape(-1, STEPS, steps.shape[-1])
+
+
+class Windows:
+    """Cuts a stream of steps into one window a frame: steps [2t - past, 2t + future) around frame t, zeros outside.
+
+    `push` gives the windows that are complete; the same rows come out however the steps are cut.
+    """
+
+    def __init__(self, past: int, future: int, dim: int) -> None:
+        self.past, self.future = past, future
+        self.kept = torch.zeros(past, dim)  # steps from 2 * (next frame) - past on
+        self.frames = 0  # windows given so far
+
+    def push(self, steps: Tensor, last: bool = False) -> Tensor:  # [m,D] -> [t,past+future,D]
+        kept = torch.cat([self.kept.to(steps), steps])
+        if last:
+            whole = (len(kept) - self.past) // STEPS
+            kept = torch.cat([kept, kept.new_zeros(self.future, kept.shape[1])])
+        else:
+            whole = max(0, (len(kept) - self.past - self.future) // STEPS + 1)
+        width = self.past + self.future
+        rows = kept.unfold(0, width, STEPS)[:whole].transpose(1, 2) if whole else kept.new_zeros(0, width, kept.shape[1])
+        self.kept = kept[whole * STEPS :]
+        self.frames += whole
+        return rows
+
+
+def windows(features: Tensor, past: int, future: int) -> Tensor:  # [T,2,D] -> [T,past+future,D]
+    """`Windows` over a whole recording."""
+    return Windows(past, future, features.shape[-1]).push(features.reshape(-1, features.shape[-1]), last=True)
+
+
+def samples(frames: int) -> int:
+    """Audio samples that belong to that many frames."""
+    return frames * HOP
