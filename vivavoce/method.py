@@ -7,20 +7,12 @@ nothing else of them.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vivavoce.types import Clip, Motion, Rows, Source
-
-
-class Trainable(Protocol):
-    """What train.py sees of a method's data: sources are opened with the method's needs, and rows are drawn by `batch`."""
-
-    def __len__(self) -> int: ...
-
-    def clip(self, rows: Rows) -> Clip: ...
+from vivavoce.types import Clip, Motion, Source
 
 
 class Method(nn.Module):
@@ -61,15 +53,16 @@ class Method(nn.Module):
         """Optimizers over all parameters; the first is stepped by the default `update`."""
         return [torch.optim.Adam(self.parameters(), lr=getattr(self.config, "rate", 1e-3))]
 
-    def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, float]:
-        """One training step: gradients of the summed loss, one step of every optimizer. Returns the named losses."""
+    def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+        """One training step: gradients of the summed loss, one step of every optimizer. Returns the named losses, detached
+        (tensors, not numbers: reading a number would make the GPU wait at every step)."""
         losses = self.loss(clip)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         torch.stack([v for v in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
 
 class Renderer(Method):

@@ -108,6 +108,7 @@ class Clip(_Rows):
     motion: Motion | None = None
     camera: Camera | None = None
     landmarks: Tensor | None = None  # [T,68,2] px
+    points: Tensor | None = None  # [T,478,3] px, the dense face mesh; z grows away from the viewer, in px too
     labels: Tensor | None = None  # [T,H,W] uint8, classes of face/regions.py
     torso: Tensor | None = None  # [T,4,H,W]
     background: Tensor | None = None  # [T,3,H,W]
