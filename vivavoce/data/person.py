@@ -1,0 +1,265 @@
+"""A prepared person folder as a source of Clips; reads the AD-NeRF lineage's folders too.
+
+Frames are decoded when asked for. At a size other than the folder's (and on a GPU) they are kept as uint8 in a cache that
+is a file on disk (or, when it fits into a quarter of the free memory of the GPU, lies there), so memory does not grow with
+the length of the video.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vivavoce.data.rowcache import RowCache
+from vivavoce.face import regions
+from vivavoce.face.pose import camera_from_lineage, camera_from_transform, motion_from_camera
+from vivavoce.media import audio, read_image
+from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
+
+MOUTH_MARGIN = 0.35  # of the lips' box, on each side
+
+
+class Person:
+    """Rows of a person folder.
+
+    Args:
+        folder: made by `vivavoce prepare`, or by an older repository of the lineage.
+        size: longest side of the images, px; None keeps the folder's. Cameras and landmarks are scaled with them.
+        split: "train", "val" (the last 1/11, never trained on) or "all".
+        speech: encoder whose features (`aud_<speech>.npy`) are read.
+        window: (past, future) 50 Hz steps a row of speech holds.
+        target: "plate" (frames with the background plate pasted, what the lineage trains on) or "original".
+        device: where Clips are made; a GPU holds the images itself when they fit.
+    Raises:
+        InputError: an artefact is missing; names the command that makes it.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        size: int | None = None,
+        split: str = "all",
+        speech: str = "whisper",
+        window: tuple[int, int] = (8, 8),
+        target: str = "plate",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.folder, self.split, self.speech, self.window, self.target = Path(folder), split, speech, window, target
+        self.device = torch.device(device)
+        frames = self._cameras(split)
+        self.rows = torch.tensor([f["img_id"] for f in frames], dtype=torch.long)  # frame number of each row
+        if not len(self.rows):
+            raise InputError(folder, f"no frame of split {split!r}", self._remedy("cameras"))
+        self._frames = frames
+        with Image.open(self._image("ori_imgs", int(self.rows[0]), (".jpg", ".png"))) as first:
+            width, height = first.size
+        self.scale = 1.0 if size is None else size / max(width, height)
+        self.size = (round(height * self.scale), round(width * self.scale))
+        self._caches: dict[str, RowCache] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def clip(self, rows: Rows, needs: Iterable[str] | None = None) -> Clip:
+        """The given rows (positions in the split) with the fields asked for; all cheap ones when none are named."""
+        index = self.rows[rows] if not isinstance(rows, list | tuple | range) else self.rows[list(rows)]
+        wanted = set(needs) if needs is not None else {"frames", "camera", "speech", "eyes", "background"}
+        out: dict[str, Any] = {"index": index.to(self.device)}
+        for name in sorted(wanted - {"index"}):
+            read: Callable[[Tensor], Any] | None = getattr(self, f"_read_{name}", None)
+            if read is None:
+                raise InputError(self.folder, f"a person folder does not hold {name!r}")
+            out[name] = read(index).to(self.device)
+        return Clip(**out)
+
+    @cached_property
+    def mesh(self) -> Tensor:  # [468,3] metres
+        """Mean head mesh of the tracker, OpenGL axes (x right, y up, z toward the viewer), in canonical head space."""
+        mesh = self._track.get("vertices")
+        if mesh is None or mesh.ndim != 2:
+            raise InputError(self.folder / "track_params.pt", "no mean head mesh in it", self._remedy("tracking"))
+        return mesh.float()
+
+    @cached_property
+    def background(self) -> Tensor:  # [3,H,W]
+        """The background plate at this size."""
+        return _pixels(_resize(read_image(self._file("bc.jpg", "background")), self.size))
+
+    # ---- one reader a field: frame numbers [T] -> rows ----
+
+    def _read_frames(self, index: Tensor) -> Tensor:
+        folder = "ori_imgs" if self.target == "original" else "gt_imgs"
+        return self._images(folder, index, (".jpg", ".png"), 3, "torso" if folder == "gt_imgs" else "frames")
+
+    def _read_torso(self, index: Tensor) -> Tensor:
+        return self._images("torso_imgs", index, (".png",), 4, "torso")
+
+    def _read_labels(self, index: Tensor) -> Tensor:
+        colours = self._images("parsing", index, (".png",), 3, "parsing", nearest=True)
+        return regions.labels_from_colours((colours * 255).round().to(torch.uint8))
+
+    def _read_background(self, index: Tensor) -> Tensor:
+        return self.background.expand(len(index), -1, -1, -1)
+
+    def _read_speech(self, index: Tensor) -> Tensor:
+        past, future = self.window
+        steps = self._speech
+        places = 2 * index[:, None] - past + torch.arange(past + future)
+        inside = (places >= 0) & (places < 2 * len(steps))
+        flat = steps.reshape(-1, steps.shape[-1])
+        rows = torch.from_numpy(flat[places.clamp(0, len(flat) - 1).numpy()].astype(np.float32))
+        return rows * inside[..., None]
+
+    def _read_audio(self, index: Tensor) -> Tensor:
+        sound = self._audio
+        frames = -(-len(sound) // HOP)
+        padded = torch.nn.functional.pad(sound, (0, frames * HOP - len(sound))).reshape(frames, HOP)
+        return padded[index.clamp(max=frames - 1)]
+
+    def _read_camera(self, index: Tensor) -> Camera:
+        return self._camera[torch.searchsorted(self.rows, index)]
+
+    def _read_motion(self, index: Tensor) -> Motion:
+        motion = motion_from_camera(self._read_camera(index))
+        return Motion(motion.rotation, motion.translation, motion.scale, self._read_units(index), "blendshapes")
+
+    def _read_points(self, index: Tensor) -> Tensor:
+        return self._points[index] * self.scale
+
+    def _read_landmarks(self, index: Tensor) -> Tensor:
+        if (self.folder / "landmarks.npy").is_file():
+            return self._read_points(index)[:, regions.LANDMARKS_68, :2]
+        texts = [self._image("ori_imgs", int(i), (".lms",)) for i in index]
+        return torch.stack([torch.from_numpy(np.loadtxt(t, dtype=np.float32)) for t in texts]) * self.scale
+
+    def _read_mouth(self, index: Tensor) -> Tensor:
+        lips = self._read_landmarks(index)[:, 48:68]
+        low, high = lips.amin(1), lips.amax(1)
+        margin = MOUTH_MARGIN * (high - low).amax(1, keepdim=True)
+        height, width = self.size
+        limit = torch.tensor([width, height, width, height], dtype=torch.float32)
+        return torch.minimum(torch.cat([low - margin, high + margin], 1).clamp(min=0), limit)
+
+    def _read_units(self, index: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(self._blendshapes[index.numpy()], np.float32))
+
+    def _read_eyes(self, index: Tensor) -> Tensor:
+        if (self.folder / "blendshapes.npy").is_file():
+            names = [regions.BLENDSHAPES.index(n) for n in ("eyeBlinkLeft", "eyeBlinkRight")]
+            return 1 - self._read_units(index)[:, names].clamp(0, 1)
+        blink = torch.from_numpy(self._units_csv("AU45_r")).clamp(0, 2) / 2  # OpenFace intensity, clipped as the lineage does
+        return (1 - blink[index])[:, None].expand(-1, 2)
+
+    # ---- files ----
+
+    def _cameras(self, split: str) -> list[dict[str, Any]]:
+        frames: list[dict[str, Any]] = []
+        for name in ("train", "val") if split == "all" else (split,):
+            path = self._file(f"transforms_{name}.json", "cameras")
+            try:
+                table = json.loads(path.read_text())
+                frames += [{**f, "focal_len": table["focal_len"], "cx": table["cx"], "cy": table["cy"]} for f in table["frames"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(path, f"not a transforms file ({error})", self._remedy("cameras")) from error
+        return sorted(frames, key=lambda f: int(f["img_id"]))
+
+    @cached_property
+    def _camera(self) -> Camera:
+        matrices = torch.tensor([f["transform_matrix"] for f in self._frames], dtype=torch.float32)
+        focal = torch.tensor([f["focal_len"] for f in self._frames], dtype=torch.float32) * self.scale
+        center = torch.tensor([[f["cx"], f["cy"]] for f in self._frames], dtype=torch.float32) * self.scale
+        return camera_from_transform(matrices, focal[:, None].expand(-1, 2), center)
+
+    @cached_property
+    def _track(self) -> dict[str, Tensor]:
+        path = self._file("track_params.pt", "tracking")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file
+            raise InputError(path, f"cannot be read ({type(error).__name__})", self._remedy("tracking")) from error
+
+    @cached_property
+    def _speech(self) -> Any:  # [T,2,D] float16, memory-mapped
+        path = self._file(f"aud_{self.speech}.npy", "speech")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim == 2:  # seed 000 writes one row a frame
+            array = np.repeat(array[:, None], 2, axis=1)
+        elif array.shape[1] == 16:  # the lineage's windows: row t holds steps 2t - 8 .. 2t + 7
+            array = array[:, 8:10]
+        return array
+
+    @cached_property
+    def _audio(self) -> Tensor:
+        return audio(self._file("aud.wav", "audio"))
+
+    @cached_property
+    def _points(self) -> Tensor:
+        return torch.from_numpy(np.load(self._file("landmarks.npy", "landmarks"), allow_pickle=False))
+
+    @cached_property
+    def _blendshapes(self) -> Any:
+        return np.load(self._file("blendshapes.npy", "landmarks"), allow_pickle=False)
+
+    def _units_csv(self, name: str) -> Any:
+        path = self._file("au.csv", "units")
+        head = [h.strip() for h in path.open().readline().split(",")]  # OpenFace puts a space before its names
+        if name not in head:
+            raise InputError(path, f"no column {name}", self._remedy("units"))
+        return np.loadtxt(path, delimiter=",", skiprows=1, usecols=head.index(name), dtype=np.float32, ndmin=1)
+
+    def _images(self, folder: str, index: Tensor, endings: tuple[str, ...], channels: int, step: str, nearest: bool = False) -> Tensor:
+        if folder not in self._caches:
+            if not (self.folder / folder).is_dir():
+                raise InputError(self.folder, f"{folder}/ is not there", self._remedy(step))
+
+            def read(number: int) -> Any:
+                return _resize(_open(self._image(folder, number, endings), channels), self.size, nearest)
+
+            height, width = self.size
+            count = int(self.rows[-1]) + 1
+            self._caches[folder] = RowCache(self.folder, folder, count, (height, width, channels), read, self.device)
+        return self._caches[folder](index)
+
+    def _image(self, folder: str, number: int, endings: tuple[str, ...]) -> Path:
+        for ending in endings:
+            path = self.folder / folder / f"{number}{ending}"
+            if path.is_file():
+                return path
+        step = {"ori_imgs": "frames", "gt_imgs": "torso", "torso_imgs": "torso", "parsing": "parsing"}.get(folder, "frames")
+        raise InputError(self.folder / folder / f"{number}{endings[0]}", "is not there", self._remedy(step))
+
+    def _file(self, name: str, step: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(path, "is not there", self._remedy(step))
+        return path
+
+    def _remedy(self, step: str) -> str:
+        return f"run: vivavoce prepare {self.folder} --only {step}"
+
+
+def _open(path: Path, channels: int) -> Any:  # -> uint8 [H,W,C]
+    if channels == 3:
+        return read_image(path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+def _resize(image: Any, size: tuple[int, int], nearest: bool = False) -> Any:  # uint8 [h,w,C] -> [H,W,C]
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.BOX if image.shape[0] > height else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((width, height), how))
+
+
+def _pixels(image: Any) -> Tensor:  # uint8 [H,W,C] -> [C,H,W] in 0..1
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255

@@ -1,0 +1,142 @@
+"""Audio in, frames out: source + speech encoder + optional Generator + Renderer.
+
+There is one path from audio to frames. A file is a stream of one chunk; the live page, the benchmark and the evaluation
+hand in smaller ones and get the same frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivavoce.face.pose import camera_from_motion
+from vivavoce.method import Generator, Method, Renderer
+from vivavoce.speech import Encoder, Windows
+from vivavoce.types import Clip, InputError, Motion, Source, mirror
+
+MADE = frozenset({"speech", "motion", "audio"})  # Clip fields that come from the audio, not from the source
+Paste = Callable[[Tensor, Tensor], Tensor]  # frames [T,3,h,w], rows of the source [T] -> full pictures [T,3,H,W]
+
+
+class _Ear:
+    """One listener: an encoder's stream cut into windows, with the rows not yet used."""
+
+    def __init__(self, encoder: Encoder, window: tuple[int, int]) -> None:
+        self.encoder, self.state = encoder, encoder.start()
+        self.windows = Windows(*window, encoder.dim)
+        self.rows: Tensor | None = None
+
+    def push(self, samples: Tensor, last: bool) -> int:
+        """Hear samples; returns how many rows are waiting."""
+        steps, self.state = self.encoder.push(samples, self.state, last)
+        rows = self.windows.push(steps, last)
+        self.rows = rows if self.rows is None else torch.cat([self.rows, rows])
+        return len(self.rows)
+
+    def take(self, count: int) -> Tensor:  # -> [count,W,D]
+        assert self.rows is not None
+        out, self.rows = self.rows[:count], self.rows[count:]
+        return out
+
+
+class Talker:
+    """Speaks for a source.
+
+    Args:
+        renderer: draws the frames; its weights decide the device.
+        source: rows (camera, eyes, ...) that the renderer reads beside the audio; played to and fro for as long as needed.
+        encoders: speech encoders by name, those that renderer and generator hear.
+        generator: speech -> Motion, required when the renderer needs motion.
+        paste: puts the rendered rows back into full pictures.
+        block: rows rendered at once, at most: memory does not grow with the audio.
+        pose: "source" (the head moves as in the source) or "generator" (as the generator says).
+    Raises:
+        InputError: something the renderer needs is made by nobody, or the motion spaces differ.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        source: Source,
+        encoders: dict[str, Encoder],
+        generator: Generator | None = None,
+        paste: Paste | None = None,
+        block: int = 8,
+        pose: str = "source",
+    ) -> None:
+        self.renderer, self.source, self.encoders = renderer.eval(), source, encoders
+        self.generator = generator.eval() if generator is not None else None
+        self.paste, self.block, self.pose = paste, block, pose
+        self.device = next((p.device for p in renderer.parameters()), torch.device("cpu"))
+        self._check()
+        first = source.clip([0], renderer.source_needs) if renderer.source_needs else Clip()
+        with torch.no_grad():
+            self.identity = renderer.encode(first.to(self.device))
+        self.first = source.clip([0], {"units"}) if generator is not None else first
+
+    def _check(self) -> None:
+        name = type(self.renderer).__name__
+        if "motion" in self.renderer.needs:
+            if self.generator is None:
+                raise InputError(name, "it needs motion and no generator was given", "add --generator speech_motion")
+            if self.generator.space != self.renderer.space:
+                spaces = f"the generator makes {self.generator.space!r}, the renderer reads {self.renderer.space!r}"
+                raise InputError(name, f"motion spaces differ: {spaces}", "choose a generator of that space: vivavoce list")
+        for listener in self._listeners():
+            if listener.speech not in self.encoders:
+                raise InputError(name, f"it hears {listener.speech!r} and no such encoder is loaded", "see: vivavoce doctor")
+
+    def _listeners(self) -> list[Method]:
+        both: list[Method | None] = [self.renderer, self.generator]
+        return [m for m in both if m is not None and "speech" in m.needs]
+
+    @property
+    def lookahead(self) -> float:
+        """How much later than its sound a frame comes, in milliseconds, without computing time."""
+        waits = [self.encoders[m.speech].lookahead + 20 * m.window[1] for m in self._listeners()]
+        return max(waits, default=0)
+
+    @torch.no_grad()
+    def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:  # [n] or [n,640] -> [m,3,H,W], m <= block
+        """Frames for a stream of audio at 16 kHz, as soon as each is final. ceil(samples / 640) frames in total."""
+        ears = {id(m): _Ear(self.encoders[m.speech], m.window) for m in self._listeners()}
+        state: Any = self.generator.start(self.first) if self.generator is not None else None
+        done = 0
+        for samples, last in _with_last(chunks):
+            ready = min((ear.push(samples.reshape(-1), last) for ear in ears.values()), default=0)
+            while ready:
+                count = min(self.block, ready)
+                heard = {key: ear.take(count) for key, ear in ears.items()}
+                motion: Motion | None = None
+                if self.generator is not None:
+                    speech = heard.get(id(self.generator))
+                    motion, state = self.generator.generate(Clip(speech=speech), state)
+                yield self._render(done, count, heard.get(id(self.renderer)), motion)
+                done, ready = done + count, ready - count
+
+    def __call__(self, audio: Tensor) -> Tensor:  # [N] -> [T,3,H,W]
+        """All frames of a recording, in memory: a stream of one chunk."""
+        return torch.cat(list(self.stream([audio])))
+
+    def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None) -> Tensor:
+        rows = mirror(torch.arange(start, start + count), len(self.source))
+        wanted = self.renderer.needs - MADE
+        clip = self.source.clip(rows, wanted) if wanted else Clip()
+        clip = replace(clip, speech=speech, motion=motion)
+        if self.pose == "generator" and motion is not None and clip.camera is not None:
+            clip = replace(clip, camera=camera_from_motion(motion, clip.camera.focal, clip.camera.center))
+        frames = self.renderer.render(self.identity, clip.to(self.device))
+        return self.paste(frames, rows) if self.paste is not None else frames
+
+
+def _with_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Each chunk, and after them an empty one marked last: a live stream does not know its end beforehand."""
+    for chunk in chunks:
+        yield chunk, False
+    yield torch.zeros(0), True
+
+
