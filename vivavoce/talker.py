@@ -6,7 +6,9 @@ hand in smaller ones and get the same frames.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +73,7 @@ class Talker:
         self.renderer, self.source, self.encoders = renderer.eval(), source, encoders
         self.generator = generator.eval() if generator is not None else None
         self.paste, self.block, self.pose = paste, block, pose
+        self.seconds = {"hear": 0.0, "move": 0.0, "render": 0.0}  # time spent since construction, by stage
         self.device = next((p.device for p in renderer.parameters()), torch.device("cpu"))
         self._check()
         first = source.clip([0], renderer.source_needs) if renderer.source_needs else Clip()
@@ -107,20 +110,32 @@ class Talker:
         state: Any = self.generator.start(self.first) if self.generator is not None else None
         done = 0
         for samples, last in _with_last(chunks):
-            ready = min((ear.push(samples.reshape(-1), last) for ear in ears.values()), default=0)
+            with self._timed("hear"):
+                ready = min((ear.push(samples.reshape(-1), last) for ear in ears.values()), default=0)
             while ready:
                 count = min(self.block, ready)
                 heard = {key: ear.take(count) for key, ear in ears.items()}
                 motion: Motion | None = None
                 if self.generator is not None:
                     speech = heard.get(id(self.generator))
-                    motion, state = self.generator.generate(Clip(speech=speech), state)
-                yield self._render(done, count, heard.get(id(self.renderer)), motion)
+                    with self._timed("move"):
+                        motion, state = self.generator.generate(Clip(speech=speech), state)
+                with self._timed("render"):
+                    frames = self._render(done, count, heard.get(id(self.renderer)), motion)
+                yield frames
                 done, ready = done + count, ready - count
 
     def __call__(self, audio: Tensor) -> Tensor:  # [N] -> [T,3,H,W]
         """All frames of a recording, in memory: a stream of one chunk."""
         return torch.cat(list(self.stream([audio])))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # a kernel still running belongs to its stage
+        self.seconds[stage] += time.perf_counter() - begun
 
     def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None) -> Tensor:
         rows = mirror(torch.arange(start, start + count), len(self.source))

@@ -1,0 +1,211 @@
+"""`vivavoce run`: a source and a voice in, a video file out.
+
+A source is a portrait, a person's video, a prepared person folder or a trained run. Frames are rendered and encoded as
+they become final, so memory does not grow with the audio; the file appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivavoce import registry, speech
+from vivavoce.data.person import Person
+from vivavoce.data.portrait import Portrait
+from vivavoce.media import Writer, audio_chunks, probe, write_image
+from vivavoce.method import Generator, Method, Renderer
+from vivavoce.talker import Talker
+from vivavoce.train import load_run
+from vivavoce.types import FPS, InputError, Source
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+PREVIEW = 5  # frames in the preview strip
+
+
+@dataclass
+class Options:
+    """How to speak."""
+
+    renderer: str = "face_warp"  # method for a portrait
+    generator: str = "speech_motion"  # speech -> motion, for renderers that read motion
+    size: int = 0  # longest side, px; 0: as trained, or as the picture
+    face: int = 0  # which face of a portrait, counted from the left; 0: the only one
+    pose: str = "source"  # "source" (as in the video) or "generator"
+    block: int = 8  # frames rendered at once
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass
+class Report:
+    """What was made and how long each stage took."""
+
+    out: Path
+    preview: Path
+    frames: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def pick_device(wanted: str = "auto") -> str:
+    """"auto": CUDA when it is there, else the CPU. Raises InputError for a device that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = wanted.split(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise InputError(f"--device {wanted}", "not on this machine", "see: vivavoce doctor")
+    return wanted
+
+
+def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int], list[str]]:
+    """A Talker for the source, the size (H, W) of its frames, and notes for the user. Raises InputError."""
+    path = Path(source)
+    if not path.exists():
+        raise InputError(path, "no such file or folder")
+    device, notes = pick_device(options.device), []
+    run = _run_of(path)
+    if run is not None:
+        if run != path:
+            notes.append(f"speaking with the trained run {run}")
+        method, about = load_run(run, device)
+        if not isinstance(method, Renderer):
+            raise InputError(run, f"{about['method']} draws no frames", "give a run of a renderer: vivavoce list")
+        folder = Path(about.get("folder", ""))
+        longest = options.size or about.get("size")
+        person: Source = Person(folder, longest, "all", method.speech, method.window, device=device)
+        return _talker(method, person, options, device, None), person.size, notes
+    portrait = _portrait(path, options, notes)
+    method = _ready(options.renderer, device, options)
+    if not isinstance(method, Renderer):
+        raise InputError(f"--renderer {options.renderer}", "is a generator, not a renderer", "see: vivavoce list")
+    return _talker(method, portrait, options, device, portrait.paste), portrait.full, notes
+
+
+def speak(
+    source: str | Path,
+    audio: str | Path,
+    out: str | Path,
+    options: Options | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Make the video. Raises InputError for every input that cannot be used; `out` is whole or not there."""
+    options, out, audio = options or Options(), Path(out), Path(audio)
+    if out.suffix.lower() not in {".mp4", ".mov", ".mkv"}:
+        raise InputError(out, "unknown kind of video file", "name it .mp4, .mov or .mkv")
+    if any(p.exists() and out.exists() and p.resolve() == out.resolve() for p in (Path(source), audio)):
+        raise InputError(out, "is the input itself", "choose another --out")
+    begun = time.perf_counter()
+    talker, size, notes = build(source, options)
+    report = Report(out, out.with_suffix(".png"), 0, {"load": time.perf_counter() - begun}, notes)
+    total = max(1, round(probe(audio).duration * FPS))
+    kept: list[Tensor] = []
+    keep_at = set(torch.linspace(0, total - 1, PREVIEW + 2).long().tolist()[1:-1])
+    with Writer(out, size, FPS, audio) as writer, _Behind(writer.write) as encode:
+        for frames in talker.stream(_counted(audio_chunks(audio), report)):
+            kept += [frames[i].cpu() for i in range(len(frames)) if report.frames + i in keep_at]
+            report.frames += len(frames)
+            encode(frames)
+            if progress is not None:
+                progress(report.frames, max(total, report.frames))
+    write_image(report.preview, torch.cat(kept or [frames[-1].cpu()], 2))
+    report.seconds |= talker.seconds | {"encode": encode.seconds, "total": time.perf_counter() - begun}
+    return report
+
+
+def _counted(chunks: Iterable[Tensor], report: Report) -> Iterator[Tensor]:
+    """The chunks, with the time their decoding took."""
+    begun = time.perf_counter()
+    for chunk in chunks:
+        report.seconds["decode"] = report.seconds.get("decode", 0.0) + time.perf_counter() - begun
+        yield chunk
+        begun = time.perf_counter()
+
+
+class _Behind:
+    """Calls a function in another thread, in order, a few items behind: encoding overlaps rendering."""
+
+    def __init__(self, work: Callable[[Tensor], Any]) -> None:
+        self.work, self.seconds = work, 0.0
+        self.waiting: queue.Queue[Tensor | None] = queue.Queue(maxsize=4)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while (item := self.waiting.get()) is not None:
+            if self.error is None:
+                begun = time.perf_counter()
+                try:
+                    self.work(item)
+                except BaseException as error:  # raised again by the caller's thread
+                    self.error = error
+                self.seconds += time.perf_counter() - begun
+
+    def __enter__(self) -> _Behind:
+        self.thread.start()
+        return self
+
+    def __call__(self, item: Tensor) -> None:
+        if self.error is not None:
+            raise self.error
+        self.waiting.put(item)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.waiting.put(None)
+        self.thread.join()
+        if self.error is not None and error is None:
+            raise self.error
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run folder meant by a path: itself, or the newest finished run of a person folder (or of a video's folder)."""
+    if (path / "config.json").is_file():
+        return path
+    folder = path if path.is_dir() else path.with_suffix("")
+    runs = sorted(folder.glob("runs/*/model.safetensors"), key=lambda p: p.stat().st_mtime)
+    return runs[-1].parent if runs else None
+
+
+def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
+    if path.is_dir():
+        pictures = sorted((path / "ori_imgs").glob("*.jpg"))
+        if not pictures:
+            raise InputError(path, "neither a person folder nor a trained run", "run: vivavoce prepare VIDEO")
+        notes.append("no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker " + str(path))
+        return Portrait.best(pictures[:: max(1, len(pictures) // 24)])
+    if path.suffix.lower() in PICTURES:
+        return Portrait(path, face=options.face)
+    notes.append(f"no trained run of this video: speaking from its best frame; for full quality run: vivavoce prepare {path} and train")
+    return Portrait.of_video(path)
+
+
+def _talker(renderer: Renderer, source: Source, options: Options, device: str, paste: Any) -> Talker:
+    generator: Generator | None = None
+    if "motion" in renderer.needs:
+        made = _ready(options.generator, device, options)
+        if not isinstance(made, Generator):
+            raise InputError(f"--generator {options.generator}", "is a renderer, not a generator", "see: vivavoce list")
+        generator = made
+    heard = {m.speech for m in (renderer, generator) if m is not None and "speech" in m.needs}
+    encoders = {name: speech.load(name, device) for name in sorted(heard)}
+    return Talker(renderer, source, encoders, generator, paste, options.block, options.pose)
+
+
+def _ready(name: str, device: str, options: Options) -> Method:
+    """A method that works without being trained by the user: from a run folder, or with the weights in the package."""
+    if (Path(name) / "config.json").is_file():
+        return load_run(name, device)[0]
+    card = registry.find(name)
+    if not hasattr(card.cls, "shipped"):
+        raise InputError(name, "it has to be trained first", f"run: vivavoce train {name} FOLDER, then run with the run folder")
+    return card.cls.shipped(options.seed).to(device).eval()  # type: ignore[attr-defined,no-any-return]
+
