@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -84,3 +85,41 @@ def windows(features: Tensor, past: int, future: int) -> Tensor:  # [T,2,D] -> [
 def samples(frames: int) -> int:
     """Audio samples that belong to that many frames."""
     return frames * HOP
+
+
+@dataclass(frozen=True)
+class Stream:
+    """State of an encoder that works on windows of samples at fixed places: window k is samples [k * hop - before, ... + width).
+
+    Places are counted from the start of the stream, zeros stand outside it, so windows do not depend on how the audio is cut.
+    One window makes `hop / 320` steps.
+    """
+
+    width: int
+    hop: int
+    kept: Tensor  # [n] samples from k * hop - before on, k the next window
+    heard: int = 0  # samples so far
+    given: int = 0  # windows so far
+
+    @classmethod
+    def begin(cls, width: int, hop: int, before: int, device: str | torch.device = "cpu") -> Self:
+        return cls(width, hop, torch.zeros(before, device=device))
+
+    def push(self, samples: Tensor, last: bool = False) -> tuple[Tensor, int, Self]:  # [n] -> [m,width]
+        """Complete windows, how many steps of theirs belong to the stream, and the state after them.
+
+        Raises InputError when the samples are not one row of floating-point numbers.
+        """
+        if samples.ndim != 1 or not samples.is_floating_point():
+            raise InputError("audio", f"{samples.dtype} {list(samples.shape)} is not one row of floating-point samples", "mix it to mono")
+        kept, heard = torch.cat([self.kept, samples.to(self.kept)]), self.heard + len(samples)
+        per = self.hop // (HOP // STEPS)  # steps a window
+        if last:
+            steps = STEPS * -(-heard // HOP) - self.given * per
+            count = -(-steps // per)
+            kept = torch.nn.functional.pad(kept, (0, max(0, (count - 1) * self.hop + self.width - len(kept))))
+        else:
+            count = max(0, (len(kept) - self.width) // self.hop + 1)
+            steps = count * per
+        windows = kept.unfold(0, self.width, self.hop)[:count] if count else kept.new_zeros(0, self.width)
+        return windows, steps, replace(self, kept=kept[count * self.hop :].clone(), heard=heard, given=self.given + count)

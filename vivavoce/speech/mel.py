@@ -1,0 +1,64 @@
+"""Log-mel energies: 80 bins at 50 Hz, no weights to fetch. Look-ahead 10 ms.
+
+A step is the spectrum of 40 ms of audio centred on its 20 ms. The scale is Whisper's (Radford et al., arXiv 2212.04356): the
+mel scale of Slaney's Auditory Toolbox, log10 of power, shifted and divided by 4; but the floor is a constant and not relative
+to the loudest moment of the recording, which a live stream cannot know.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vivavoce.speech import Stream
+from vivavoce.types import HOP, RATE, STEPS
+
+BINS = 80
+FLOOR = -7.0  # log10 of power: 80 dB under a loud voice, where Whisper's floor lies in ordinary recordings
+BATCH = 4096  # windows at once: bounds the memory of a long recording
+
+
+def filterbank(size: int, bins: int = BINS, rate: int = RATE) -> Tensor:  # -> [size // 2 + 1, bins]
+    """Triangles equally wide on the mel scale from 0 to rate / 2, each of area 1 (in Hz) so that noise gives equal energies."""
+    knee, step = 1000.0, math.log(6.4) / 27  # linear below 1 kHz, logarithmic above
+    top = 15 + math.log(rate / 2 / knee) / step
+    mel = torch.linspace(0, top, bins + 2, dtype=torch.float64)
+    hertz = torch.where(mel < 15, mel * 200 / 3, knee * torch.exp((mel - 15) * step))
+    low, mid, high = hertz[:-2], hertz[1:-1], hertz[2:]
+    at = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
+    rise, fall = (at - low) / (mid - low), (high - at) / (high - mid)
+    return (torch.minimum(rise, fall).clamp(min=0) * 2 / (high - low)).float()
+
+
+def log_mel(frames: Tensor, window: Tensor, bank: Tensor) -> Tensor:  # [...,size], [size], [size // 2 + 1, bins] -> [...,bins]
+    """Log-mel energies of frames of samples, about -0.75 (silence) to 1.5 (loud)."""
+    power = torch.fft.rfft(frames * window).abs().square()
+    return ((power @ bank).clamp(min=1e-10).log10().clamp(min=FLOOR) + 4) / 4
+
+
+class Mel:
+    """The encoder (see speech.Encoder)."""
+
+    name = "mel"
+    dim = BINS
+    lookahead = 10
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.hop = HOP // STEPS
+        self.width = 2 * self.hop
+        self.window = torch.hann_window(self.width, device=device)
+        self.bank = filterbank(self.width).to(device)
+
+    def start(self) -> Stream:
+        return Stream.begin(self.width, self.hop, (self.width - self.hop) // 2, self.window.device)
+
+    def push(self, samples: Tensor, state: Stream, last: bool = False) -> tuple[Tensor, Stream]:  # [n] -> [m,80]
+        windows, steps, state = state.push(samples, last)
+        rows = [log_mel(part, self.window, self.bank) for part in windows.split(BATCH)]
+        return torch.cat(rows)[:steps], state
+
+
+def load(device: str | torch.device = "cpu") -> Mel:
+    return Mel(device)

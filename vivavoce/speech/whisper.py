@@ -1,0 +1,130 @@
+"""Features of Whisper tiny.en's encoder: 384 numbers at 50 Hz, in plain torch.
+
+Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (arXiv 2212.04356); the weights are OpenAI's
+tiny.en (MIT), asset `whisper_tiny_en`. The encoder was trained on whole half minutes with attention both ways. Here it sees
+windows of PAST + BLOCK + FUTURE steps at fixed places and the BLOCK in the middle is kept, so that it works live, and a file
+gives the same numbers as a stream.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vivavoce.speech import Stream
+from vivavoce.speech.mel import filterbank, log_mel
+from vivavoce.types import HOP, STEPS, InputError
+
+PAST, BLOCK, FUTURE = 24, 4, 4  # steps of 20 ms
+FFT, MEL_HOP = 400, 160  # samples: 25 ms spectra every 10 ms
+BATCH = 64  # windows at once: bounds the memory of a long recording
+
+
+class Attention(nn.Module):
+    """Self-attention over all steps of a window; keys have no bias, as in the paper's code."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N,S,D] -> [N,S,D]
+        q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Transformer block, normalised before each part."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(dim, heads)
+        self.attn_ln = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.mlp_ln = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N,S,D] -> [N,S,D]
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))  # type: ignore[no-any-return]
+
+
+class Network(nn.Module):
+    """Whisper's audio encoder; names of parameters are those of OpenAI's checkpoint, without its `encoder.`"""
+
+    def __init__(self, bins: int, length: int, dim: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(bins, dim, 3, padding=1)
+        self.conv2 = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        self.register_buffer("positional_embedding", torch.zeros(length, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
+        self.ln_post = nn.LayerNorm(dim)
+
+    def forward(self, mel: Tensor) -> Tensor:  # [N,bins,2S] -> [N,S,D], S <= length
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+        x = x + self.positional_embedding[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_post(x)  # type: ignore[no-any-return]
+
+
+class Whisper:
+    """The encoder (see speech.Encoder).
+
+    Args:
+        network: Whisper's audio encoder; its device is where features are made.
+        past, block, future: steps of a window before, of, and after those kept. A step waits for at most block + future - 1
+            steps after it.
+    """
+
+    name = "whisper"
+
+    def __init__(self, network: Network, past: int = PAST, block: int = BLOCK, future: int = FUTURE) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.dim = network.conv1.out_channels
+        self.past, self.block = past, block
+        step, steps = HOP // STEPS, past + block + future
+        self.hop, self.before = block * step, past * step + FFT // 2
+        self.width = (2 * steps - 1) * MEL_HOP + FFT
+        self.lookahead = -(-((block + future) * step + FFT // 2 - MEL_HOP - step) // 16)  # ms
+        device = network.conv1.weight.device
+        self.window, self.bank = torch.hann_window(FFT, device=device), filterbank(FFT, network.conv1.in_channels).to(device)
+
+    def start(self) -> Stream:
+        return Stream.begin(self.width, self.hop, self.before, self.window.device)
+
+    @torch.no_grad()
+    def push(self, samples: Tensor, state: Stream, last: bool = False) -> tuple[Tensor, Stream]:  # [n] -> [m,384]
+        windows, steps, state = state.push(samples, last)
+        rows = [self._features(part) for part in windows.split(BATCH)] if len(windows) else [windows.new_zeros(0, self.dim)]
+        return torch.cat(rows)[:steps], state
+
+    def _features(self, windows: Tensor) -> Tensor:  # [n,width] -> [n * block,384]
+        mel = log_mel(windows.unfold(1, FFT, MEL_HOP), self.window, self.bank)
+        steps = self.network(mel.transpose(1, 2))
+        return steps[:, self.past : self.past + self.block].flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def from_authors(checkpoint: dict[str, object]) -> Network:
+    """OpenAI's checkpoint `{dims, model_state_dict}` -> its audio encoder in float32. Raises KeyError when it is something else."""
+    dims, state = checkpoint["dims"], checkpoint["model_state_dict"]
+    assert isinstance(dims, dict) and isinstance(state, dict)
+    network = Network(*(dims[f"n_{k}"] for k in ("mels", "audio_ctx", "audio_state", "audio_head", "audio_layer")))
+    prefix = "encoder."
+    network.load_state_dict({k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)})
+    return network
+
+
+def load(device: str | torch.device = "cpu") -> Whisper:
+    """Raises InputError when the weights cannot be had or are not Whisper's."""
+    from vivavoce import assets
+
+    path = assets.path("whisper_tiny_en")
+    try:
+        network = from_authors(torch.load(path, map_location="cpu", weights_only=True))
+    except (KeyError, RuntimeError, AssertionError) as error:
+        raise InputError(path, f"not a Whisper checkpoint ({error})", "run: vivavoce assets fetch whisper_tiny_en") from error
+    return Whisper(network.to(device))
