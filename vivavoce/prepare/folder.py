@@ -1,0 +1,204 @@
+"""The person folder: paths, clip.json, whole files only, and the lock that keeps two runs from mixing.
+
+The layout is that of the AD-NeRF lineage (`aud.wav, ori_imgs/%d.jpg, parsing/%d.png, ...`) plus `clip.json`:
+
+    id         name of the person (the folder's name)
+    video      file, sha256, bytes, modified: the source, and what it was when it was read
+    size       [height, width] of ori_imgs
+    rate       25
+    frames     number of frames
+    split      frames before this one train, the rest is held out (10/11 of all)
+    crop       [x, y, side] of the square cut out of the source video in its pixels, null = the whole picture
+    faces      one 0/1 a frame: 1 = a face was found; a frame without a face keeps its number
+    options    what the folder was made with
+    artefacts  name -> step, version, inputs (name -> digest), digest, done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vivavoce.types import InputError
+
+PART = ".part-"  # prefix of a file that is not whole yet; hidden, so that globs of older tools do not see it
+LISTED = 16  # artefacts of more files than this are told apart by names and sizes, smaller ones by content
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose. A folder remembers its choices; only steps that name an option depend on it."""
+
+    tracker: str = "mesh"
+    speech: tuple[str, ...] = ("whisper",)
+    size: int = 512  # px, side of ori_imgs when the video has to be cut
+
+
+class Folder:
+    """A person folder on disk. Reading is free; writing goes through `whole` (files) and `update` (clip.json)."""
+
+    def __init__(self, path: str | Path, options: Options | None = None) -> None:
+        self.path = Path(path)
+        self.options = options or Options()
+        self.clip: dict[str, Any] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Take clip.json as it is on disk now."""
+        if self.json.exists():
+            try:
+                self.clip = json.loads(self.json.read_text("utf-8"))
+            except (OSError, ValueError) as e:
+                raise InputError(self.json, f"cannot be read ({e})", f"remove it and run: vivavoce prepare {self.path}") from e
+
+    @property
+    def json(self) -> Path:
+        return self.path / "clip.json"
+
+    @property
+    def video(self) -> Path:
+        """The source video inside the folder."""
+        try:
+            return self.path / str(self.clip["video"]["file"])
+        except KeyError:
+            raise InputError(self.path, "holds no video of its own", f"run: vivavoce prepare VIDEO --folder {self.path}") from None
+
+    def _known(self, key: str) -> Any:
+        if self.clip.get(key) is None:
+            raise InputError(self.path, f"{key} is not known yet", f"run: vivavoce prepare {self.path}")
+        return self.clip[key]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return int(self._known("frames"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of ori_imgs, px."""
+        height, width = self._known("size")
+        return int(height), int(width)
+
+    @property
+    def split(self) -> int:
+        """Frames before this one train."""
+        return int(self._known("split"))
+
+    @property
+    def faces(self) -> np.ndarray:
+        """[frames] bool: a face was found in this frame."""
+        return np.array(self._known("faces"), dtype=bool)
+
+    def file(self, *parts: str) -> Path:
+        """A path inside the folder."""
+        return self.path.joinpath(*parts)
+
+    def image(self, frame: int) -> Path:
+        """The frame's picture, as cut from the video."""
+        return self.path / "ori_imgs" / f"{frame}.jpg"
+
+    def missing(self, pattern: str, among: Sequence[int] | np.ndarray | None = None) -> list[int]:
+        """Frames whose file (`"parsing/%d.png"`) is not there, among those given or all: what a resumed step has left to do."""
+        at = self.path / pattern
+        there = {e.name for e in os.scandir(at.parent)} if at.parent.is_dir() else set()
+        rows = range(self.frames) if among is None else among
+        return [int(k) for k in rows if at.name % k not in there]
+
+    @contextmanager
+    def whole(self, *parts: str) -> Iterator[Path]:
+        """A temporary path that becomes the file when the block ends well, and vanishes when it does not."""
+        target = self.path.joinpath(*parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(PART + target.name)
+        try:
+            yield part
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def update(self, **values: Any) -> None:
+        """Set keys of clip.json and write it."""
+        self.clip.update(values)
+        with self.whole("clip.json") as part:
+            rows = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in self.clip.items())
+            part.write_text("{\n" + rows + "\n}\n", "utf-8")
+
+    def outputs(self, patterns: Sequence[str]) -> list[Path]:
+        """Existing files of an artefact, sorted; files that are not whole are left out."""
+        found = {p for pattern in patterns for p in self.path.glob(pattern) if p.is_file() and not p.name.startswith(PART)}
+        return sorted(found)
+
+    def digest(self, patterns: Sequence[str]) -> str:
+        """What tells one state of an artefact from another: contents of a few files, names and sizes of many."""
+        files = self.outputs(patterns)
+        h = hashlib.sha256()
+        for path in files:
+            h.update(f"{path.relative_to(self.path).as_posix()} {path.stat().st_size}\n".encode())
+            if len(files) <= LISTED:
+                h.update(sha256(path).encode())
+        return h.hexdigest()[:32]
+
+    def adopt(self, video: Path) -> None:
+        """Bring the video into the folder (a hard link where the file system can, a copy where not) and note what it is."""
+        known = self.clip.get("video") or {}
+        stat = video.stat()
+        if known and (stat.st_size, stat.st_mtime_ns) == (known["bytes"], known["modified"]) and self.video.exists():
+            return
+        found = {"file": video.name, "sha256": sha256(video), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+        target = self.path / video.name
+        if not target.exists() or not target.samefile(video):
+            with self.whole(video.name) as part:
+                part.unlink(missing_ok=True)
+                try:
+                    os.link(video.resolve(), part)
+                except OSError:
+                    shutil.copy2(video, part)
+        self.update(id=self.path.resolve().name, video=found)
+
+    def options_for(self, tracker: str | None, speech: Sequence[str] | None, size: int | None) -> Options:
+        """The options asked for; what is not asked stays as the folder was made. Speech encoders add up."""
+        kept = self.clip.get("options", {})
+        asked = [speech] if isinstance(speech, str) else list(speech or ())
+        encoders = tuple(dict.fromkeys([*asked, *kept.get("speech", ())])) or Options.speech
+        return Options(tracker or kept.get("tracker", Options.tracker), encoders, int(size or kept.get("size", Options.size)))
+
+    def choose(self, options: Options) -> None:
+        """Take these options and note them."""
+        self.options = options
+        self.update(options=asdict(options))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one run at a time writes here. The system lets go of the lock when the process ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a+b") as handle:
+            try:
+                if os.name == "nt":
+                    import msvcrt
+
+                    msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+                else:
+                    import fcntl
+
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                raise InputError(self.path, "another run is at work in this folder", "wait until it has ended") from e
+            for part in self.path.rglob(PART + "*"):  # what a killed run left
+                part.unlink(missing_ok=True)
+            self.read()
+            yield
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in constant memory."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
