@@ -78,7 +78,7 @@ class Canonical:
     Attributes:
         vertices: [468,3] float32, metres.
         triangles: [898,3] int64, counter-clockwise seen from the front.
-        texture: [468,2] float32, u v in 0..1, v up.
+        texture: [468,2] float32, u v in 0..1, v down: 0 is above the forehead.
         weights: [468] float32, weight of each vertex when a rigid pose is fitted; 0 for most.
     """
 
