@@ -1,0 +1,102 @@
+"""Source + encoder + generator + renderer: what is missing is named, memory is bounded, frames belong to their sound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.synthetic import LoudnessEncoder, SyntheticPerson
+from vivavoce.method import Generator, Renderer
+from vivavoce.talker import Talker
+from vivavoce.types import Clip, InputError, Motion, mirror
+
+
+class Grey(Renderer):
+    """A grey picture whose level is the loudness of the frame, beside the row number it was given."""
+
+    needs = frozenset({"speech", "eyes"})
+    speech, window = "whisper", (0, 2)
+
+    def render(self, identity: object, clip: Clip) -> Tensor:
+        assert clip.speech is not None
+        return clip.speech[:, :, 0].mean(1)[:, None, None, None].expand(-1, 3, 4, 4)
+
+
+class Moved(Renderer):
+    needs, space = frozenset({"motion"}), "blendshapes"
+
+    def render(self, identity: object, clip: Clip) -> Tensor:
+        assert clip.motion is not None
+        return clip.motion.expression[:, :1, None, None].expand(-1, 3, 4, 4)
+
+
+class Count(Generator):
+    """Numbers the rows."""
+
+    needs, space = frozenset({"speech"}), "blendshapes"
+    speech, window = "whisper", (0, 2)
+
+    def start(self, source: Clip) -> int:
+        return 0
+
+    def generate(self, clip: Clip, state: int) -> tuple[Motion, int]:
+        assert clip.speech is not None
+        n = len(clip.speech)
+        rows = torch.arange(state, state + n).float()[:, None]
+        return Motion(torch.zeros(n, 3), torch.zeros(n, 3), torch.ones(n, 1), rows, "blendshapes"), state + n
+
+
+class Keypoints(Count):
+    space = "keypoints"
+
+
+EAR = {"whisper": LoudnessEncoder()}
+
+
+def test_a_frame_shows_its_own_sound() -> None:
+    person = SyntheticPerson()
+    audio = torch.zeros(640 * 10)
+    audio[640 * 4 : 640 * 5] = 0.5
+    level = Talker(Grey(None), person, EAR)(audio)[:, 0, 0, 0]
+    assert torch.allclose(level, torch.tensor([0.0] * 4 + [0.5] + [0.0] * 5), atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [1, 639, 640, 641, 64_000])
+def test_every_started_frame_is_spoken(samples: int) -> None:
+    assert len(Talker(Grey(None), SyntheticPerson(), EAR)(torch.zeros(samples))) == -(-samples // 640)
+
+
+def test_blocks_are_never_longer_than_asked() -> None:
+    blocks = list(Talker(Grey(None), SyntheticPerson(), EAR, block=3).stream([torch.zeros(640 * 100)]))
+    assert max(map(len, blocks)) == 3 and sum(map(len, blocks)) == 100
+
+
+def test_the_generator_drives_the_renderer_across_chunks() -> None:
+    chunks = torch.zeros(640 * 30).split(777)
+    frames = torch.cat(list(Talker(Moved(None), SyntheticPerson(), EAR, Count(None)).stream(chunks)))
+    assert frames[:, 0, 0, 0].tolist() == list(range(30))
+
+
+def test_a_renderer_without_its_generator_is_refused() -> None:
+    with pytest.raises(InputError, match="needs motion.*--generator"):
+        Talker(Moved(None), SyntheticPerson(), EAR)
+
+
+def test_different_motion_spaces_are_refused() -> None:
+    with pytest.raises(InputError, match="keypoints.*blendshapes"):
+        Talker(Moved(None), SyntheticPerson(), EAR, Keypoints(None))
+
+
+def test_a_missing_encoder_is_named() -> None:
+    with pytest.raises(InputError, match="hears 'whisper'"):
+        Talker(Grey(None), SyntheticPerson(), {})
+
+
+def test_look_ahead_is_the_encoders_and_the_windows() -> None:
+    assert Talker(Grey(None), SyntheticPerson(), EAR).lookahead == 20 + 2 * 20
+
+
+def test_a_source_is_played_to_and_fro() -> None:
+    assert mirror(torch.arange(8), 3).tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
+    assert mirror(torch.arange(3), 1).tolist() == [0, 0, 0]
