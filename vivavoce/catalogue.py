@@ -112,3 +112,4 @@ _ASSETS = (
 )
 
 CATALOGUE: dict[str, Asset] = {a.name: a for a in _ASSETS}
+DEFAULT = ("face_landmarker", "whisper_tiny_en")  # what the default chain needs, all free to use

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
+import io
+import logging
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -21,66 +26,80 @@ from vivavoce.types import InputError
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
-Arg = tyro.conf.Positional
+
+# Help reads better with a word for what goes there than with tyro's `{None}|PATH`.
+Video = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="METHOD")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME ...")]
+File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Place = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Word = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
 
 
 @dataclass
 class Prepare:
     """Video -> person folder: audio, speech features, frames, landmarks, parsing, background, torso, tracking, cameras."""
 
-    video: Arg[Path]  # the video (or an existing person folder, to go on with it)
-    folder: Path | None = None  # where to; default: beside the video, with its name
-    task: int | None = None  # run this task (1-9, as in the AD-NeRF lineage) and what it needs
-    only: str | None = None  # run the step of this name and what it needs
-    tracker: str = "mesh"  # head tracker
-    speech: tuple[str, ...] = ("whisper",)  # speech encoders whose features are written
+    video: Video  # the video, or an existing person folder to go on with
+    folder: Place = None  # where to; default: beside the video, with its name
+    task: Number = None  # run this task (1-9, as in the AD-NeRF lineage) and what it needs
+    only: Word = None  # run the step of this name and what it needs
+    tracker: Word = None  # head tracker; default: as the folder was made, or mesh
+    speech: tuple[str, ...] = ()  # speech encoders whose features are written; default: as the folder was made, or whisper
+    size: Number = None  # side of the frames, px, when the video has to be cut; default: as the folder was made, or 512
 
 
 @dataclass
 class Run:
-    """Make the source speak: SOURCE is a portrait, a person's video, a person folder or a trained run."""
+    """Make the source speak: a portrait, a person's video, a person folder or a trained run."""
 
-    source: Arg[Path]
-    audio: Path | None = None  # what to say: any audio or video file
-    text: str = ""  # what to say, in words (needs the extra: pip install vivavoce[tts])
-    out: Path = Path("out.mp4")
+    source: Source  # picture, video, person folder, run folder, or a sample of: vivavoce assets list
+    audio: File = None  # what to say: any audio or video file, or a sample of: vivavoce assets list
+    text: str = ""  # what to say, in words (needs the extra: pip install 'vivavoce[tts]')
+    out: Path = Path("out.mp4")  # .mp4, .mov or .mkv; a preview picture goes beside it
     renderer: str = "face_warp"  # method for a portrait, or a run folder
     generator: str = "speech_motion"  # speech -> motion, or a run folder
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, from the left; 0: the only one
     pose: Literal["source", "generator"] = "source"  # whose head pose a trained person follows
     block: int = 8  # frames rendered at once
-    seed: int = 0
-    device: str = "auto"
+    seed: int = 0  # of the idle motion: blinks, small turns of the head
+    device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
 @dataclass
 class Eval:
     """Held-out figures of a trained run: synthesised, pasted and the ground-truth row, with a contact sheet."""
 
-    run: Arg[Path]
-    folder: Path | None = None  # person folder; default: the one it was trained on
-    split: Literal["val", "train", "all"] = "val"
-    size: int | None = None
-    out: Path | None = None  # where the tables go; default: the run folder
-    device: str = "auto"
+    run: RunFolder  # made by vivavoce train
+    folder: Place = None  # person folder; default: the one it was trained on
+    split: Literal["val", "train", "all"] = "val"  # val: the last 1/11 of the video, never trained on
+    size: Number = None  # longest side, px; default: as trained
+    out: Place = None  # where the tables go; default: the run folder
+    device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
 @dataclass
 class List:
     """The methods: name, family, paper, licence; or one method's settings and presets."""
 
-    method: Arg[str] = ""
+    method: Name = ""  # show this method's settings
+    markdown: bool = False  # as a table for a document
 
 
 @dataclass
 class Assets:
     """External files: list, fetch, verify, licenses."""
 
-    action: Arg[Literal["list", "fetch", "verify", "licenses"]] = "list"
-    names: Arg[tuple[str, ...]] = ()
+    action: Annotated[Literal["list", "fetch", "verify", "licenses"], tyro.conf.Positional] = "list"  # what to do
+    names: Names = ()  # which; default: fetch takes what the default chain needs, the others take all
+    again: bool = False  # fetch even what is here
     offline: bool = False  # use nothing but the cache and $VIVAVOCE_ASSETS
-    commercial_only: bool = False  # refuse files whose licence forbids commercial use
+    commercial_only: bool = False  # refuse (or leave out) files whose terms exclude commercial use
 
 
 @dataclass
@@ -90,14 +109,14 @@ class Doctor:
 
 @dataclass
 class Train:
-    """Train a method on a person folder (or a folder of them). Settings of the method follow: vivavoce list METHOD."""
+    """Train a method on a person folder (or a folder of them). Any setting of the method may follow: vivavoce list METHOD."""
 
-    method: Arg[str]
-    folder: Arg[Path]
-    out: Path | None = None  # run folder; default: FOLDER/runs/METHOD
-    preset: str = ""  # named settings of the method
+    method: Name  # one of: vivavoce list
+    folder: Folder  # made by vivavoce prepare
+    out: Place = None  # run folder; default: FOLDER/runs/METHOD; a run found there goes on
+    preset: str = ""  # named settings of the method: vivavoce list METHOD
     speech: str = ""  # speech encoder; default: the method's
-    device: str = "auto"
+    device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
 def bar(label: str) -> tuple[Progress, Callable[..., None]]:
@@ -126,7 +145,7 @@ def do_prepare(o: Prepare) -> None:
         progress.update(bars[step], completed=done, total=total)
 
     with progress:
-        folder = prepare(o.video, o.folder, o.task, o.only, o.tracker, o.speech, report)
+        folder = prepare(o.video, o.folder, o.task, o.only, o.tracker, o.speech or None, size=o.size, progress=report)
     out.print(f"prepared {folder}")
 
 
@@ -137,8 +156,7 @@ def do_train(o: Train, rest: Sequence[str]) -> None:
     from vivavoce.run import pick_device
 
     card = registry.find(o.method)
-    prog = f"vivavoce train {o.method} FOLDER --preset {o.preset or '...'}"
-    config = tyro.cli(card.config, args=list(rest), default=registry.configure(o.method, o.preset), prog=prog)
+    config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset))
     folders = person_folders(o.folder)
     if not folders:
         raise InputError(o.folder, "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder}")
@@ -146,7 +164,7 @@ def do_train(o: Train, rest: Sequence[str]) -> None:
     method = card.cls(config)
     speech = o.speech or method.speech
     size = getattr(config, "size", None) or None
-    options = {"size": size, "split": "train", "speech": speech or "whisper", "window": method.window, "device": device}
+    options: dict[str, Any] = {"size": size, "split": "train", "speech": speech or "whisper", "window": method.window, "device": device}
     source = Person(folders[0], **options) if len(folders) == 1 else Corpus(folders, **options)
     run = o.out or o.folder / "runs" / o.method
     extra = {"folder": str(o.folder.resolve()), "size": size, "split": "train", "speech": speech}
@@ -156,21 +174,32 @@ def do_train(o: Train, rest: Sequence[str]) -> None:
     out.print(f"trained {run}; hear it: vivavoce run {run} --audio FILE; judge it: vivavoce eval {run}")
 
 
+def given(text: str) -> Path:
+    """A file the user named, or the catalogued sample of that name where no such file is."""
+    from vivavoce import assets
+    from vivavoce.catalogue import CATALOGUE
+
+    path = Path(text)
+    return assets.path(text) if text.startswith("sample_") and text in CATALOGUE and not path.exists() else path
+
+
 def do_run(o: Run) -> None:
     from vivavoce.run import Options, speak
 
     if (o.audio is None) == (not o.text):
-        raise InputError("vivavoce run", "say what to speak", "give --audio FILE or --text WORDS")
-    audio = o.audio
-    if audio is None:
+        raise InputError("vivavoce run", "it must be told what to say", "give --audio FILE or --text WORDS, one of them")
+    source = given(o.source)
+    if o.audio is None:
         from vivavoce.tts import say
 
         audio = say(o.text, o.out.with_suffix(".wav"))
+    else:
+        audio = given(o.audio)
     known = {f.name for f in dataclasses.fields(Options)}
     options = Options(**{k: v for k, v in vars(o).items() if k in known})
     progress, move = bar("run")
     with progress:
-        report = speak(o.source, audio, o.out, options, move)
+        report = speak(source, audio, o.out, options, move)
     for note in report.notes:
         err.print(f"note: {note}", style="yellow")
     times = ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())
@@ -203,26 +232,49 @@ def do_list(o: List) -> None:
             table.add_row(f.name, *(str(getattr(c, f.name)) for c in configs))
         out.print(table)
         return
-    table = Table("method", "kind", "family", "presets", "paper", "licence of the original", "what it is")
-    for card in map(registry.find, registry.names()):
-        table.add_row(card.name, card.kind, card.family, ", ".join(card.cls.presets), card.paper, card.license, card.summary)
+    head: tuple[str, ...] = ("method", "kind", "family", "presets", "paper", "licence of the original", "what it is")
+    rows: list[tuple[str, ...]] = [
+        (c.name, c.kind, c.family, ", ".join(c.cls.presets), c.paper, c.license, c.summary) for c in map(registry.find, registry.names())
+    ]
+    if o.markdown:
+        rows = [(f"`{name}`", *rest) for name, *rest in rows]
+        for row in (head, ("---",) * len(head), *rows):
+            out.print("| " + " | ".join(row) + " |", markup=False, highlight=False)
+        return
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
     out.print(table)
 
 
-def do_assets(o: Assets) -> None:
+def do_assets(o: Assets) -> int:
     from vivavoce import assets
+    from vivavoce.catalogue import DEFAULT
 
     if o.action == "fetch":
-        for name in o.names or ("face_landmarker", "whisper_tiny_en"):
-            path = assets.fetch(name, offline=o.offline or None, commercial_only=o.commercial_only or None)
-            out.print(f"{name}: {path}")
-    elif o.action == "verify":
-        bad = [s for s in assets.verify(o.names or None)]
-        for state in bad:
-            out.print(state)
-    else:
-        for item in assets.listing():
-            out.print(item)
+        for name in o.names or DEFAULT:
+            path = assets.fetch(name, offline=o.offline or None, commercial_only=o.commercial_only or None, again=o.again)
+            out.print(f"{name}: {path}", markup=False, highlight=False)
+        return 0
+    for name in o.names:
+        assets.asset(name)
+    if o.action == "licenses":
+        table = Table("name", "licence of the weights", "commercial use", "what for")
+        for asset in assets.licenses(o.commercial_only or None):
+            if not o.names or asset.name in o.names:
+                table.add_row(asset.name, asset.license, "yes" if asset.commercial else "[red]no[/]", asset.what)
+        out.print(table)
+        return 0
+    table = Table("name", "", "MB", "commercial use", "what for", "where")
+    states = assets.verify(o.names or None) if o.action == "verify" else assets.listing()
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    for s in states:
+        a = s.asset
+        if (not o.names or a.name in o.names) and (a.commercial or not o.commercial_only):
+            mark = f"[{colours[s.state]}]{s.state}[/]"
+            table.add_row(a.name, mark, f"{a.size / 1e6:.1f}", "yes" if a.commercial else "[red]no[/]", a.what, s.text or str(s.path or ""))
+    out.print(table)
+    return int(o.action == "verify" and any(s.state == "broken" for s in states))
 
 
 def do_doctor(o: Doctor) -> int:
@@ -262,6 +314,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         out.print(__version__, highlight=False)
         return 0
+    logging.basicConfig(format="vivavoce: %(message)s", level=logging.WARNING)
     try:
         return _dispatch(words[0], words[1:])
     except InputError as error:
@@ -281,15 +334,50 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _dispatch(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
-        import difflib
-
         near = difflib.get_close_matches(verb, VERBS, 1)
         raise InputError(verb, "no such verb", f"did you mean {near[0]}?" if near else f"choose from: {', '.join(VERBS)}")
     kind, act = VERBS[verb]
     if verb == "train":  # the method's own settings follow: its Config is parsed from what is left
-        options, rest = tyro.cli(kind, args=words, prog=f"vivavoce {verb}", return_unknown_args=True)
+        options, rest = parse(kind, words, f"vivavoce {verb}", more=True)
         return int(act(options, rest) or 0)
-    return int(act(tyro.cli(kind, args=words, prog=f"vivavoce {verb}")) or 0)
+    return int(act(parse(kind, words, f"vivavoce {verb}")) or 0)
+
+
+def parse(kind: Any, words: Sequence[str], prog: str, more: bool = False, default: Any = None) -> Any:
+    """Options of a verb or a method from the words of the command line; with `more`, also the words left over.
+
+    Raises InputError, in one line, for what tyro would answer with a box.
+    """
+    wanted = {"-h", "--help"} & set(words)
+    if not more and not wanted:
+        spelled((kind,) if default is None else (kind, Train), words, prog)
+    settings: dict[str, Any] = {"return_unknown_args": True} if more else {}
+    if default is not None:
+        settings["default"] = default
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            return tyro.cli(kind, args=list(words), prog=prog, **settings)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()]
+        text = " ".join(line for line in lines if line).partition(" For full helptext")[0]
+        cause = re.sub(r"^(Parsing error|Missing argument|Required options) ─* ?|^Value error |^Invalid choice ", "", text)
+        cause = re.sub(r"Missing from .*?:", "missing:", cause.partition(" Argument helptext")[0]).replace(" (required)", "")
+        raise InputError(prog, cause, f"see: {prog} --help") from None
+
+
+def spelled(kinds: Sequence[Any], words: Sequence[str], prog: str) -> None:
+    """Raises InputError for an option that none of `kinds` has, naming the nearest that one has."""
+    known = {"--help"}
+    for field in (f for kind in kinds for f in dataclasses.fields(kind)):
+        name = field.name.replace("_", "-")
+        known |= {f"--{name}"} | ({f"--no-{name}"} if isinstance(field.default, bool) else set())
+    for word in words:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option != "--" and option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            raise InputError(f"{prog} {option}", "no such option", f"did you mean {near[0]}?" if near else f"see: {prog} --help")
 
 
 if __name__ == "__main__":
