@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from vivavoce import __version__
 from vivavoce.types import InputError
@@ -119,6 +120,11 @@ class Train:
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
+def grid(first: str, *heads: str) -> Table:
+    """An empty table; the first column is never cut, for it is what one types next."""
+    return Table(Column(first, no_wrap=True, overflow="fold"), *heads, box=SIMPLE_HEAD)
+
+
 def bar(label: str) -> tuple[Progress, Callable[..., None]]:
     """A progress bar and the function that moves it: (done, total, *anything)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -214,7 +220,7 @@ def do_eval(o: Eval) -> None:
     progress, move = bar("eval")
     with progress:
         rows = evaluate(o.run, o.folder, split=o.split, size=o.size, out=o.out, device=pick_device(o.device), progress=move)
-    table = Table("protocol", "frames", "PSNR dB", "SSIM", "LMD px", "mouth r", "faces lost")
+    table = grid("protocol", "frames", "PSNR dB", "SSIM", "LMD px", "mouth r", "faces lost")
     for r in rows:
         table.add_row(r.protocol, str(r.frames), f"{r.psnr:.2f}", f"{r.ssim:.4f}", f"{r.lmd:.2f}", f"{r.mouth:.2f}", str(r.lost))
     out.print(table)
@@ -226,10 +232,11 @@ def do_list(o: List) -> None:
 
     if o.method:
         card = registry.find(o.method)
-        table = Table("setting", *(card.cls.presets), title=f"{card.name}: {card.summary}", title_justify="left")
+        table = grid("setting", *(card.cls.presets))
         configs = [registry.configure(o.method, p) for p in card.cls.presets]
         for f in dataclasses.fields(card.config):
             table.add_row(f.name, *(str(getattr(c, f.name)) for c in configs))
+        out.print(f"{card.name}: {card.summary}", markup=False)
         out.print(table)
         return
     head: tuple[str, ...] = ("method", "kind", "family", "presets", "paper", "licence of the original", "what it is")
@@ -241,7 +248,7 @@ def do_list(o: List) -> None:
         for row in (head, ("---",) * len(head), *rows):
             out.print("| " + " | ".join(row) + " |", markup=False, highlight=False)
         return
-    table = Table(*head)
+    table = grid(*head)
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -259,13 +266,13 @@ def do_assets(o: Assets) -> int:
     for name in o.names:
         assets.asset(name)
     if o.action == "licenses":
-        table = Table("name", "licence of the weights", "commercial use", "what for")
+        table = grid("name", "licence of the weights", "commercial use", "what for")
         for asset in assets.licenses(o.commercial_only or None):
             if not o.names or asset.name in o.names:
                 table.add_row(asset.name, asset.license, "yes" if asset.commercial else "[red]no[/]", asset.what)
         out.print(table)
         return 0
-    table = Table("name", "", "MB", "commercial use", "what for", "where")
+    table = grid("name", "", "MB", "commercial use", "what for", "where")
     states = assets.verify(o.names or None) if o.action == "verify" else assets.listing()
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
     for s in states:
@@ -281,7 +288,7 @@ def do_doctor(o: Doctor) -> int:
     from vivavoce.doctor import examine
 
     findings = examine()
-    table = Table("area", "", "finding", "what to do")
+    table = grid("area", "", "finding", "what to do")
     for f in findings:
         table.add_row(f.area, "[green]ok[/]" if f.ok else "[red]no[/]", f.text, f.remedy)
     out.print(table)
