@@ -236,21 +236,20 @@ def do_list(o: List) -> None:
         configs = [registry.configure(o.method, p) for p in card.cls.presets]
         for f in dataclasses.fields(card.config):
             table.add_row(f.name, *(str(getattr(c, f.name)) for c in configs))
-        out.print(f"{card.name}: {card.summary}", markup=False)
+        for line in (card.summary, f"paper: {card.paper}", f"original: {card.origin} ({card.license})"):
+            out.print(line, markup=False, highlight=False)
         out.print(table)
         return
-    head: tuple[str, ...] = ("method", "kind", "family", "presets", "paper", "licence of the original", "what it is")
-    rows: list[tuple[str, ...]] = [
-        (c.name, c.kind, c.family, ", ".join(c.cls.presets), c.paper, c.license, c.summary) for c in map(registry.find, registry.names())
-    ]
+    cards = [registry.find(name) for name in registry.names()]
     if o.markdown:
-        rows = [(f"`{name}`", *rest) for name, *rest in rows]
+        head = ("method", "kind", "family", "presets", "what it is", "paper", "licence of the original")
+        rows = [(f"`{c.name}`", c.kind, c.family, ", ".join(c.cls.presets), c.summary, c.paper, c.license) for c in cards]
         for row in (head, ("---",) * len(head), *rows):
             out.print("| " + " | ".join(row) + " |", markup=False, highlight=False)
         return
-    table = grid(*head)
-    for row in rows:
-        table.add_row(*row)
+    table = grid("method", "kind", "family", "presets", "what it is")
+    for c in cards:
+        table.add_row(c.name, c.kind, c.family, ", ".join(c.cls.presets), c.summary)
     out.print(table)
 
 
