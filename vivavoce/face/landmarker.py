@@ -31,6 +31,7 @@ DETECTOR_SIDE, MESH_SIDE = 128, 256  # px, inputs of the nets
 MARGIN = 1.5  # the mesh net's square is this many times the face's box
 SCORE = 0.5  # least detector score and least presence
 OVERLAP = 0.3  # boxes that share more than this (intersection over union) are one face
+SURE, SMALLEST = 0.8, 24  # presence and px of the faces found by searching, which looks at many more places
 LEVELS = (2, 4, 8)  # search for small faces: squares of the long side over these
 
 Array = NDArray[np.float32]
@@ -176,12 +177,12 @@ class Landmarker:
     def __call__(self, image: Picture) -> list[Face]:  # uint8 [H,W,3] RGB; also grey [H,W] and RGBA
         """Every face, the largest first; an empty list when there is none."""
         picture = _rgb(image)
-        found = self._detect(picture)
-        faces = self._faces(picture, found)
+        faces = self._faces(picture, self._detect(picture))
         for level in LEVELS:
-            if faces or max(picture.shape[:2]) / level < DETECTOR_SIDE / 2:
+            if faces or max(picture.shape[:2]) / level < DETECTOR_SIDE:  # magnified pixels show faces where there are none
                 break
-            faces = self._faces(picture, self._search(picture, level))
+            found = self._faces(picture, self._search(picture, level))
+            faces = [f for f in found if f.score >= SURE and (f.box[2:] - f.box[:2]).max() >= SMALLEST]
         return faces[: self.most]
 
     def follow(self, image: Picture, previous: Face | None) -> Face | None:
@@ -208,14 +209,11 @@ class Landmarker:
 
     def _search(self, picture: Picture, level: int) -> Array:  # -> [N,17]
         """Faces in overlapping squares of the long side over `level`."""
-        side = max(picture.shape[:2]) / level
-        scale = DETECTOR_SIDE / side
+        scale = DETECTOR_SIDE * level / max(picture.shape[:2])
         small = _shrunk(picture, scale)
-        found = [np.zeros((0, 17), np.float32)]
-        step = DETECTOR_SIDE // 2
-        for y in _starts(small.shape[0], step):
-            for x in _starts(small.shape[1], step):
-                found.append(self._blaze(small[y : y + DETECTOR_SIDE, x : x + DETECTOR_SIDE], x, y, 1 / scale))
+        step, side = DETECTOR_SIDE // 2, DETECTOR_SIDE
+        places = [(y, x) for y in _starts(small.shape[0], step) for x in _starts(small.shape[1], step)]
+        found = [self._blaze(small[y : y + side, x : x + side], x, y, 1 / scale) for y, x in places]
         return _merge(np.concatenate(found))
 
     def _blaze(self, tile: Picture, left: int, top: int, scale: float) -> Array:  # -> [N,17] px of the picture
@@ -260,7 +258,7 @@ class Landmarker:
         points = np.empty((regions.POINTS, 3), np.float32)
         points[:, :2] = (local[:, :2] - 0.5) @ turn.T + square.centre
         points[:, 2] = local[:, 2] * square.side
-        score = 1 / (1 + np.exp(-float(np.clip(presence.reshape(-1)[0], -50, 50))))
+        score = float(1 / (1 + np.exp(-np.clip(presence.reshape(-1)[0], -50, 50))))
         blendshapes = self.expression(np.ascontiguousarray(points[self.subset, :2]))[0].reshape(-1).copy()
         box = np.concatenate([points[:, :2].min(0), points[:, :2].max(0)])
         return Face(points, blendshapes, score, box)
