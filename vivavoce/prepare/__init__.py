@@ -169,8 +169,8 @@ def prepare(
     only: str | Sequence[str] | None = None,
     tracker: str | None = None,
     speech: Sequence[str] | None = None,
-    size: int | None = None,
     progress: Report | None = None,
+    size: int | None = None,
 ) -> Path:
     """Make (or finish, or bring up to date) the person folder of a video; gives the folder.
 

@@ -1,0 +1,84 @@
+"""Pictures in and out: whatever Pillow reads becomes RGB of 8 bits, the way it is meant to be seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from vivavoce.media.probe import limit
+from vivavoce.types import InputError
+
+QUALITY = 95  # of JPEG
+
+
+def read_image(path: str | Path) -> np.ndarray:  # -> uint8 [H,W,3]
+    """A picture as RGB: turned as EXIF says, transparency on white, 16 bits, grey, palette and CMYK converted; the first of a film.
+
+    Raises:
+        InputError: no such file, not a picture, damaged or cut short, or more than 100 million pixels.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(path, "no such file", "check the name")
+    try:
+        with Image.open(path) as image:
+            limit(path, *image.size)
+            return _rgb(ImageOps.exif_transpose(image))
+    except (UnidentifiedImageError, IsADirectoryError) as e:
+        raise InputError(path, "is not a picture", "give a JPEG or PNG file") from e
+    except PermissionError as e:
+        raise InputError(path, "may not be read", "change its permissions") from e
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as e:  # Pillow's kinds for damaged files
+        raise InputError(path, f"a damaged picture ({str(e).splitlines()[0] if str(e) else type(e).__name__})", "save it again") from e
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # 16 bits and more of grey, which convert() would clip
+        values = np.asarray(image, np.float64)
+        top = values.max(initial=0.0)
+        most = 1.0 if image.mode == "F" and top <= 1 else 255.0 if top <= 255 and image.mode != "I;16" else 65535.0
+        grey = (np.clip(values / most, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return np.array(image.convert("RGB"))
+
+
+def write_image(path: str | Path, image: Tensor | np.ndarray) -> None:
+    """Write a picture, whole or not at all; the kind follows the ending (.jpg, .png, ...).
+
+    Args:
+        path: where to; its folder is made.
+        image: [3,H,W] or [4,H,W] float in 0..1 (Tensor), or uint8 [H,W,3] or [H,W,4] (array).
+    Raises:
+        InputError: an unknown ending, or a place that cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(image)).save(part, quality=QUALITY, subsampling=0)  # what JPEG and WebP heed, and others do not
+        os.replace(part, path)
+    except (OSError, ValueError) as e:
+        cause = getattr(e, "strerror", None) or str(e)
+        raise InputError(path, f"cannot be written ({cause})", "choose another place, or an ending such as .png") from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def pixels(image: Tensor | np.ndarray) -> np.ndarray:  # [...,C,H,W] 0..1 or uint8 [...,H,W,C] -> uint8 [...,H,W,C]
+    """Colours rounded to 8 bits, channels last."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise ValueError(f"an array of pictures is uint8, not {image.dtype}")
+        return image
+    if image.dtype == torch.uint8:
+        return image.cpu().numpy()
+    scaled = (image.detach().clamp(0, 1) * 255 + 0.5).to(torch.uint8)  # NaN becomes 0
+    return scaled.movedim(-3, -1).contiguous().cpu().numpy()
