@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -123,3 +124,8 @@ class Stream:
             steps = count * per
         windows = kept.unfold(0, self.width, self.hop)[:count] if count else kept.new_zeros(0, self.width)
         return windows, steps, replace(self, kept=kept[count * self.hop :].clone(), heard=heard, given=self.given + count)
+
+
+def batched(features: Callable[[Tensor], Tensor], windows: Tensor, batch: int, dim: int) -> Tensor:  # [m,width] -> [m * per,dim]
+    """`features` of all windows, at most `batch` at once: the memory of a long recording stays bounded."""
+    return torch.cat([features(part) for part in windows.split(batch)]) if len(windows) else windows.new_zeros(0, dim)

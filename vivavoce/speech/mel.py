@@ -12,12 +12,12 @@ import math
 import torch
 from torch import Tensor
 
-from vivavoce.speech import Stream
+from vivavoce.speech import Stream, batched
 from vivavoce.types import HOP, RATE, STEPS
 
 BINS = 80
 FLOOR = -7.0  # log10 of power: 80 dB under a loud voice, where Whisper's floor lies in ordinary recordings
-BATCH = 4096  # windows at once: bounds the memory of a long recording
+BATCH = 4096  # windows at once
 
 
 def filterbank(size: int, bins: int = BINS, rate: int = RATE) -> Tensor:  # -> [size // 2 + 1, bins]
@@ -35,7 +35,8 @@ def filterbank(size: int, bins: int = BINS, rate: int = RATE) -> Tensor:  # -> [
 def log_mel(frames: Tensor, window: Tensor, bank: Tensor) -> Tensor:  # [...,size], [size], [size // 2 + 1, bins] -> [...,bins]
     """Log-mel energies of frames of samples, about -0.75 (silence) to 1.5 (loud)."""
     power = torch.fft.rfft(frames * window).abs().square()
-    return ((power @ bank).clamp(min=1e-10).log10().clamp(min=FLOOR) + 4) / 4
+    energies: Tensor = (power @ bank).clamp(min=1e-10).log10()
+    return (energies.clamp(min=FLOOR) + 4) / 4
 
 
 class Mel:
@@ -56,8 +57,7 @@ class Mel:
 
     def push(self, samples: Tensor, state: Stream, last: bool = False) -> tuple[Tensor, Stream]:  # [n] -> [m,80]
         windows, steps, state = state.push(samples, last)
-        rows = [log_mel(part, self.window, self.bank) for part in windows.split(BATCH)]
-        return torch.cat(rows)[:steps], state
+        return batched(lambda part: log_mel(part, self.window, self.bank), windows, BATCH, BINS)[:steps], state
 
 
 def load(device: str | torch.device = "cpu") -> Mel:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vivavoce.speech import Stream
+from vivavoce.speech import Stream, batched
 from vivavoce.types import HOP, STEPS, InputError
 
 MODEL = "facebook/wav2vec2-base"
 PAST, BLOCK, FUTURE = 46, 4, 6  # steps of 20 ms
 FIELD = 400  # samples that a step's convolutions see
-BATCH = 32  # windows at once: bounds the memory of a long recording
+BATCH = 32  # windows at once
 
 
 class Wav2Vec2:
@@ -50,8 +50,7 @@ class Wav2Vec2:
     @torch.no_grad()
     def push(self, samples: Tensor, state: Stream, last: bool = False) -> tuple[Tensor, Stream]:  # [n] -> [m,768]
         windows, steps, state = state.push(samples, last)
-        rows = [self._features(part) for part in windows.split(BATCH)] if len(windows) else [windows.new_zeros(0, self.dim)]
-        return torch.cat(rows)[:steps], state
+        return batched(self._features, windows, BATCH, self.dim)[:steps], state
 
     def _features(self, windows: Tensor) -> Tensor:  # [n,width] -> [n * block,768]
         # Each window to mean 0 and variance 1, as the authors' feature extractor does with an utterance; 1e-7 keeps silence silent.

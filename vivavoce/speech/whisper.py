@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.speech import Stream
+from vivavoce.speech import Stream, batched
 from vivavoce.speech.mel import filterbank, log_mel
 from vivavoce.types import HOP, STEPS, InputError
 
 PAST, BLOCK, FUTURE = 24, 4, 4  # steps of 20 ms
 FFT, MEL_HOP = 400, 160  # samples: 25 ms spectra every 10 ms
-BATCH = 64  # windows at once: bounds the memory of a long recording
+BATCH = 16  # windows at once
 
 
 class Attention(nn.Module):
@@ -54,6 +54,8 @@ class Block(nn.Module):
 
 class Network(nn.Module):
     """Whisper's audio encoder; names of parameters are those of OpenAI's checkpoint, without its `encoder.`"""
+
+    positional_embedding: Tensor
 
     def __init__(self, bins: int, length: int, dim: int, heads: int, layers: int) -> None:
         super().__init__()
@@ -99,8 +101,7 @@ class Whisper:
     @torch.no_grad()
     def push(self, samples: Tensor, state: Stream, last: bool = False) -> tuple[Tensor, Stream]:  # [n] -> [m,384]
         windows, steps, state = state.push(samples, last)
-        rows = [self._features(part) for part in windows.split(BATCH)] if len(windows) else [windows.new_zeros(0, self.dim)]
-        return torch.cat(rows)[:steps], state
+        return batched(self._features, windows, BATCH, self.dim)[:steps], state
 
     def _features(self, windows: Tensor) -> Tensor:  # [n,width] -> [n * block,384]
         mel = log_mel(windows.unfold(1, FFT, MEL_HOP), self.window, self.bank)
