@@ -1,0 +1,187 @@
+"""The command line as a user meets it: help, spelling, exit codes, one line for what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vivavoce import __version__, assets, cli, registry
+from vivavoce.catalogue import CATALOGUE
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    code = cli.main(words)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def one_line(err: str) -> str:
+    """The single line of an error message."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("vivavoce: ")
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option is explained, not merely listed."""
+    code, out, err = call(capsys, verb, "--help")
+    assert code == 0 and not err
+    assert out.startswith(f"usage: vivavoce {verb}")
+    kind = cli.VERBS[verb][0]
+    assert " ".join((kind.__doc__ or "").split())[:40] in " ".join(out.split())
+    plain = " ".join(out.split())
+    assert "{None}" not in plain
+    for field in kind.__dataclass_fields__.values():
+        if field.type != "Source" and f"--{field.name.replace('_', '-')}" in plain:
+            after = plain.split(f"--{field.name.replace('_', '-')}")[-1]
+            assert not after.strip().startswith("(default"), f"{verb} --{field.name} has no help"
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
+def test_overview_names_every_verb(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, *words)
+    assert code == (0 if words else 2)
+    assert all(f"\n  {verb} " in out for verb in cli.VERBS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["rum", "me.png"], "did you mean run?"),
+        (["prepair", "me.mp4"], "did you mean prepare?"),
+        (["run", "me.png", "--audoi", "a.wav"], "did you mean --audio?"),
+        (["run", "me.png", "--audio", "a.wav", "--rendrer=face_warp"], "did you mean --renderer?"),
+        (["prepare", "me.mp4", "--foldr", "x"], "did you mean --folder?"),
+        (["assets", "fetch", "--ofline"], "did you mean --offline?"),
+        (["assets", "fetch", "face_landmarks"], "did you mean face_landmarker?"),
+        (["list", "egs_taker"], "did you mean egs_talker?"),
+        (["train", "egs_taker", "."], "did you mean egs_talker?"),
+        (["train", "egs_talker", ".", "--presett", "cpu"], "did you mean --preset?"),
+        (["train", "egs_talker", ".", "--step", "5"], "did you mean --steps?"),
+        (["train", "egs_talker", ".", "--preset", "huge"], "choose from: tiny"),
+        (["eval", ".", "--splt", "val"], "did you mean --split?"),
+    ],
+)
+def test_the_nearest_right_word(words: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, *words)
+    assert code == 2 and not out
+    assert meant in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run"], "missing: SOURCE"),
+        (["prepare"], "missing: VIDEO"),
+        (["train", "egs_talker"], "missing: FOLDER"),
+        (["run", "me.png"], "give --audio FILE or --text WORDS"),
+        (["run", "me.png", "--audio", "a.wav", "--text", "both"], "give --audio FILE or --text WORDS"),
+        (["run", "me.png", "--audio", "a.wav", "--size", "large"], "--size"),
+        (["run", "me.png", "--audio", "a.wav", "--pose", "sideways"], "sideways"),
+        (["eval", ".", "--split", "some"], "some"),
+        (["assets", "steal"], "steal"),
+        (["doctor", "--deep"], "no such option"),
+    ],
+)
+def test_what_is_missing_or_of_the_wrong_kind(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, *words)
+    assert code == 2 and not out
+    assert told in one_line(err)
+
+
+def test_a_fault_of_ours_leaves_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def broken(options: object) -> None:
+        raise ZeroDivisionError("deep inside")
+
+    monkeypatch.setitem(cli.VERBS, "doctor", (cli.Doctor, broken))
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
+    code, _, err = call(capsys, "doctor")
+    assert code == 1
+    line = one_line(err)
+    report = Path(line.rsplit("details: ", 1)[1])
+    assert "deep inside" in line
+    assert "Traceback" in report.read_text() and "in broken" in report.read_text()
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "doctor", (cli.Doctor, stopped))
+    code, _, err = call(capsys, "doctor")
+    assert code == 130
+    one_line(err)
+
+
+def test_list_shows_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert all(name in out for name in registry.names())
+    code, out, _ = call(capsys, "list", "--markdown")
+    assert [line.split("`")[1] for line in out.splitlines()[2:]] == registry.names()
+    assert len({line.count(" | ") for line in out.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_list_of_one_method(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "list", name)
+    card = registry.find(name)
+    assert code == 0
+    assert card.summary in out
+    assert all(preset in out for preset in card.cls.presets)
+
+
+def test_assets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that is there, one that is broken and one that is absent; what is not for commerce can be left out."""
+    monkeypatch.setenv("VIVAVOCE_CACHE", str(tmp_path))
+    monkeypatch.setenv("VIVAVOCE_ASSETS", "")
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, _ = call(capsys, "assets")
+    assert code == 0 and all(name in out for name in CATALOGUE)
+    (tmp_path / CATALOGUE["sample_portrait"].file).write_bytes(b"not a portrait")
+    code, out, _ = call(capsys, "assets", "verify", "sample_portrait", "sample_speech")
+    assert code == 1 and "broken" in out and "absent" in out
+    code, out, err = call(capsys, "assets", "fetch", "sample_speech", "--offline")
+    assert code == 2 and "the network is off" in one_line(err)
+    code, out, _ = call(capsys, "assets", "licenses", "--commercial-only")
+    restricted = [a.name for a in CATALOGUE.values() if not a.commercial]
+    assert code == 0 and not any(f" {name} " in out for name in restricted)
+
+
+def test_samples_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(assets, "path", lambda name: tmp_path / "cache" / name)
+    assert cli.given("sample_speech") == tmp_path / "cache" / "sample_speech"
+    assert cli.given("mine.wav") == Path("mine.wav")
+    (tmp_path / "sample_speech").write_bytes(b"")  # a file of that name goes before the catalogue
+    assert cli.given("sample_speech") == Path("sample_speech")
+
+
+def test_the_installed_command(tmp_path: Path) -> None:
+    """The entry point itself, in a process of its own: exit codes reach the shell."""
+    command = [sys.executable, "-c", "import sys; from vivavoce.cli import main; sys.exit(main())"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+    done = subprocess.run([*command, "run", "nothing.png", "--audio", "nothing.wav"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nothing.png: no such file" in one_line(done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """Nothing heavy is imported to print help: no kernels, no video library, no nets."""
+    heavy = "{'av', 'numba', 'scipy', 'ai_edge_litert'} & set(sys.modules)"
+    code = f"import sys; from vivavoce.cli import main; main(['--help']); print(sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip().endswith("[]"), done.stdout
