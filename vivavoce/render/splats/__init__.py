@@ -1,0 +1,120 @@
+"""Anisotropic 3-D Gaussians drawn and differentiated: one contract, four back ends.
+
+| back end | device | for | alpha clamped to |
+|---|---|---|---|
+| torch | any, any float dtype | the oracle of the others | 0.99 |
+| numba | CPU, float32 | CPU | 0.99 |
+| triton | CUDA, float32 | CUDA | 0.99 |
+| gsplat | CUDA, float32 | CUDA, where that package is installed | 0.999, and its own early stop |
+
+The world is the canonical head; cameras have OpenCV axes. Gradients reach means, quaternions, scales, opacities and colours;
+the camera is a constant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch as pytorch  # importing the back end of that name binds `torch` in this package
+from torch import Tensor
+
+from vivavoce.types import Camera, InputError
+
+from .contract import Projected
+
+__all__ = ["BACKENDS", "Projected", "Splatted", "choose", "render"]
+
+BACKENDS = ("torch", "numba", "triton", "gsplat")
+
+
+@dataclass
+class Splatted:
+    """What `render` drew; without the leading B when nothing that went in had one."""
+
+    image: Tensor  # [B,C,H,W] premultiplied by alpha
+    alpha: Tensor  # [B,H,W]
+    depth: Tensor  # [B,H,W] sum of weight times camera z: divide by alpha for the mean depth
+    means2d: Tensor  # [B,N,2] px, always with its B: the tensor whose gradient autograd keeps
+    radii: Tensor  # [B,N] px, float: half the longer side of the box a splat can change; 0 = not drawn
+
+    @property
+    def means2d_grad(self) -> Tensor | None:  # [B,N,2], without B as `radii`; d loss / d px
+        """What densification reads after a backward pass; None before it."""
+        grad = self.means2d.grad
+        return grad[0] if grad is not None and self.radii.dim() == 1 else grad
+
+
+def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> str:
+    """The fastest back end there is for tensors of this device and dtype."""
+    if dtype != pytorch.float32:
+        return "torch"
+    if device.type == "cuda":
+        found = [name for name in ("gsplat", "triton") if importlib.util.find_spec(name)]
+        return found[0] if found else "torch"
+    return "numba" if device.type == "cpu" and importlib.util.find_spec("numba") else "torch"
+
+
+def _load(backend: str, means: Tensor) -> ModuleType:
+    if backend == "auto":
+        backend = choose(means.device, means.dtype)
+    if backend not in BACKENDS:
+        raise InputError(f"back end {backend}", "is not known to render.splats", f"use auto or one of {', '.join(BACKENDS)}")
+    if backend != "torch" and importlib.util.find_spec(backend) is None:
+        raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
+    return importlib.import_module(f"{__name__}.{backend}")
+
+
+def _rows(part: Tensor, dims: int, batch: int, name: str) -> Tensor:
+    """`part` with a leading batch dimension of `batch` rows; a part that has none is shared by all."""
+    if part.dim() == dims:
+        part = part[None]
+    if part.dim() != dims + 1 or len(part) not in (1, batch):
+        raise ValueError(f"{name} has shape {tuple(part.shape)}: {dims} dimensions wanted, or {dims + 1} with {batch} rows")
+    return part.expand(batch, *part.shape[1:])
+
+
+def render(
+    means: Tensor,  # [N,3] or [B,N,3], world
+    quaternions: Tensor,  # [N,4] or [B,N,4] wxyz, any length but 0
+    scales: Tensor,  # [N,3] or [B,N,3], positive: standard deviations along the axes
+    opacities: Tensor,  # [N] or [B,N] in 0..1
+    colours: Tensor,  # [N,C] or [B,N,C], any C
+    camera: Camera,  # one row, or B rows
+    size: tuple[int, int],  # height, width
+    backend: str = "auto",
+) -> Splatted:
+    """Splats seen by cameras: `image` premultiplied [C,H,W], alpha and depth [H,W], each with a leading B if any input has one
+    or the camera has several rows; parts without B are shared by all rows.
+
+    Differentiable in all tensors but the camera's. Raises InputError for a back end that is not there, ValueError for shapes
+    that do not fit.
+    """
+    parts = {"means": (means, 2), "quaternions": (quaternions, 2), "scales": (scales, 2), "opacities": (opacities, 1), "colours": (colours, 2)}
+    single = len(camera) == 1 and all(part.dim() == dims for part, dims in parts.values())
+    batch = max(len(camera), *(len(part) if part.dim() > dims else 1 for part, dims in parts.values()))
+    points, turns, spreads, opaque, paint = (_rows(part, dims, batch, name) for name, (part, dims) in parts.items())
+    module = _load(backend, means)
+    like = {"device": means.device, "dtype": means.dtype}
+    view, focal, center = (_rows(part, dims, batch, "camera") for part, dims in ((camera.pose, 2), (camera.focal, 1), (camera.center, 1)))
+    with pytorch.no_grad():
+        inverse = _rigid_inverse(view.detach().to(**like))
+        focal, center = focal.detach().to(**like), center.detach().to(**like)
+    projected = module.project(points, turns, spreads, opaque, inverse, focal, center, size)
+    if projected.means2d.requires_grad:
+        projected.means2d.retain_grad()
+    features = pytorch.cat((paint, projected.depths[..., None]), -1)
+    image, alpha = module.composite(projected, opaque, features, size)
+    found = Splatted(image[:, :-1], alpha, image[:, -1], projected.means2d, projected.extents.amax(-1))
+    if not single:
+        return found
+    return Splatted(found.image[0], found.alpha[0], found.depth[0], found.means2d, found.radii[0])
+
+
+def _rigid_inverse(pose: Tensor) -> Tensor:  # [B,4,4] -> [B,4,4]
+    inverse = pose.clone()
+    inverse[:, :3, :3] = pose[:, :3, :3].mT
+    inverse[:, :3, 3] = -(pose[:, :3, :3].mT @ pose[:, :3, 3:])[..., 0]
+    return inverse
