@@ -181,7 +181,7 @@ def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
         if not pictures:
             raise InputError(path, "neither a person folder nor a trained run", "run: vivavoce prepare VIDEO")
         notes.append("no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker " + str(path))
-        return Portrait.best(pictures[:: max(1, len(pictures) // 24)])
+        return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path))
     if path.suffix.lower() in PICTURES:
         return Portrait(path, face=options.face)
     notes.append(f"no trained run of this video: speaking from its best frame; for full quality run: vivavoce prepare {path} and train")
