@@ -4,9 +4,9 @@ Inside vivavoce there is one clock: 25 frames a second, 16,000 samples a second,
 Everything is brought onto it here, by time stamp, and never held in memory as a whole unless the caller asks for that.
 """
 
-from vivavoce.media.decode import audio, audio_chunks, frames, sound
+from vivavoce.media.decode import audio, audio_chunks, frames, glimpses, sound
 from vivavoce.media.encode import Writer, write_audio
 from vivavoce.media.image import read_image, write_image
 from vivavoce.media.probe import Info, probe
 
-__all__ = ["Info", "Writer", "audio", "audio_chunks", "frames", "probe", "read_image", "sound", "write_audio", "write_image"]
+__all__ = ["Info", "Writer", "audio", "audio_chunks", "frames", "glimpses", "probe", "read_image", "sound", "write_audio", "write_image"]

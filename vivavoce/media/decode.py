@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vivavoce.media.probe import CONVERT, Turn, audio_stream, decoded, opened, origin, turn, video_stream
+from vivavoce.media.probe import CONVERT, Turn, audio_stream, decoded, duration, opened, origin, turn, video_stream
 from vivavoce.types import FPS, HOP, RATE, InputError
 
 LONGEST_GAP = 60.0  # s without a frame or sample; more means broken time stamps
@@ -59,6 +59,37 @@ def frames(path: str | Path, rate: float = FPS) -> Iterator[np.ndarray]:
         yield from (shown := _shown(held, how, number, start + usual, rate))
         if number + len(shown) == 0:  # shorter than half a frame: still one
             yield how(held)
+
+
+def glimpses(path: str | Path, count: int) -> Iterator[np.ndarray]:  # uint8 [H,W,3] each
+    """Pictures spread over a video, about `count`, without decoding all of it: the key frames next to even places.
+
+    Where there are too few key frames (or the file cannot be wound) the video is decoded after all. Raises InputError as `frames` does.
+    """
+    seen: set[int | None] = set()
+    with opened(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise InputError(path, "no video in it", "give a file with moving pictures")
+        stream.thread_type = "SLICE"  # frame threads would decode far ahead of the one picture wanted
+        start, length = float(origin(container)), duration(stream, container)
+        how: Turn | None = None
+        for k in range(count):
+            try:
+                if k:
+                    container.seek(int((start + length * k / count) / stream.time_base), stream=stream)
+                frame = next(decoded(container, stream))
+            except (av.error.FFmpegError, InputError):
+                break
+            if frame.pts not in seen:
+                seen.add(frame.pts)
+                how = how or turn(frame, stream)
+                yield how(frame)
+    if len(seen) < count / 3:
+        every = max(1, int(length * FPS) // count)
+        for k, image in enumerate(frames(path)):
+            if k % every == every // 2:
+                yield image
 
 
 def _lasting(frame: av.VideoFrame, usual: float) -> float:

@@ -170,7 +170,7 @@ def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[
         raise InputError(container.name, f"no {stream.type} could be decoded; the file is damaged or cut short", CONVERT)
 
 
-def _length(stream: Stream, container: av.container.InputContainer) -> float:
+def duration(stream: Stream, container: av.container.InputContainer) -> float:
     """Seconds a stream lasts by the file's header; 0 where it does not say."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
@@ -183,19 +183,19 @@ def probe(path: str | Path) -> Info:
         video, audio = video_stream(container), audio_stream(container)
         if video is None and audio is None:
             raise InputError(path, "neither video nor sound in it", CONVERT)
-        size, rate, duration, turned = (0, 0), 0.0, 0.0, False
+        size, rate, seconds, turned = (0, 0), 0.0, 0.0, False
         if video is not None:
             how = turn(next(decoded(container, video)), video)
             size, turned = how.size, how.transpose or how.flip_x or how.flip_y
             rate = float(video.average_rate or video.guessed_rate or 0)
-            duration = _length(video, container)
-        heard = _length(audio, container) if audio is not None else None
+            seconds = duration(video, container)
+        heard = duration(audio, container) if audio is not None else None
         return Info(
             path=Path(path),
-            duration=duration if video is not None else heard or 0.0,
+            duration=seconds if video is not None else heard or 0.0,
             size=size,
             rate=rate,
-            frames=round(duration * FPS),
+            frames=round(seconds * FPS),
             turned=turned,
             video_codec=video.codec_context.name if video is not None else None,
             audio_codec=audio.codec_context.name if audio is not None else None,

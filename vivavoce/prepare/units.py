@@ -1,0 +1,83 @@
+"""Facial action units, `au.csv`, in the form that OpenFace writes and the AD-NeRF lineage reads.
+
+Intensities 0 to 5 from the 52 blendshapes. As OpenFace does, each is measured from the person's own resting face (its 20th
+percentile over the video). Names have OpenFace's leading space; ` AU45_r` (blink) is given a second time as `AU45_r`, since
+EGSTalker's loader asks for it without the space. A frame without a face has success 0 and no movement.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vivavoce.face import regions
+from vivavoce.prepare import Folder, Progress, Step
+from vivavoce.prepare.speech import opened
+from vivavoce.types import FPS, InputError
+
+REST = 20  # percentile
+FULL = 5.0  # intensity of a blendshape of 1
+
+# action unit (Ekman and Friesen's numbers) -> blendshapes whose mean it is
+UNITS: dict[int, tuple[str, ...]] = {
+    1: ("browInnerUp",),
+    2: ("browOuterUpLeft", "browOuterUpRight"),
+    4: ("browDownLeft", "browDownRight"),
+    5: ("eyeWideLeft", "eyeWideRight"),
+    6: ("cheekSquintLeft", "cheekSquintRight"),
+    7: ("eyeSquintLeft", "eyeSquintRight"),
+    9: ("noseSneerLeft", "noseSneerRight"),
+    10: ("mouthUpperUpLeft", "mouthUpperUpRight"),
+    12: ("mouthSmileLeft", "mouthSmileRight"),
+    14: ("mouthDimpleLeft", "mouthDimpleRight"),
+    15: ("mouthFrownLeft", "mouthFrownRight"),
+    17: ("mouthShrugLower",),
+    20: ("mouthStretchLeft", "mouthStretchRight"),
+    23: ("mouthPressLeft", "mouthPressRight"),
+    25: ("mouthLowerDownLeft", "mouthLowerDownRight"),
+    26: ("jawOpen",),
+    45: ("eyeBlinkLeft", "eyeBlinkRight"),
+}
+
+
+def intensities(blendshapes: np.ndarray) -> np.ndarray:  # [T,52] -> [T,17]
+    """Action units of every frame, 0 to 5; rows of NaN become 0."""
+    columns = {u: blendshapes[:, [regions.BLENDSHAPES.index(n) for n in names]].mean(1) for u, names in UNITS.items()}
+    # the net leaves cheekSquint near 0: a raised cheek is a smile that reaches the eyes
+    columns[6] = np.maximum(columns[6], np.minimum(columns[7], columns[12]))
+    # lips part when the jaw falls and nothing keeps them closed, or when the lips themselves draw apart
+    closed = blendshapes[:, regions.BLENDSHAPES.index("mouthClose")]
+    columns[25] = np.maximum.reduce([columns[25], columns[10], columns[26] - closed])
+    raw = np.stack(list(columns.values()), 1)
+    rest = np.nanpercentile(raw, REST, axis=0)
+    moved: np.ndarray = np.clip((raw - rest) / np.maximum(1 - rest, 0.05), 0, 1)
+    return FULL * np.nan_to_num(moved)
+
+
+def run(folder: Folder, progress: Progress) -> None:
+    """Write the table."""
+    faces = folder.faces
+    values = intensities(np.load(folder.file("blendshapes.npy"), allow_pickle=False))
+    names = [f"AU{u:02d}_r" for u in UNITS]
+    with folder.whole("au.csv") as part, open(part, "w", encoding="ascii", newline="") as file:
+        file.write(", ".join(["frame", "face_id", "timestamp", "confidence", "success", *names]) + ",AU45_r\n")
+        for k, row in enumerate(values):
+            texts = [f"{v:.3f}" for v in row]
+            found = int(faces[k])
+            file.write(", ".join([f"{k + 1}", "0", f"{k / FPS:.3f}", f"{found:.2f}", f"{found}", *texts]) + f",{texts[-1]}\n")
+    progress(1, 1)
+
+
+def verify(folder: Folder) -> None:
+    """A row of numbers for every frame."""
+    path, remedy = folder.file("au.csv"), f"run: vivavoce prepare {folder.path} --only units"
+    opened(folder.file("blendshapes.npy"), remedy)
+    try:
+        names = [n.strip() for n in path.open(encoding="ascii").readline().split(",")]
+        table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    except (OSError, ValueError) as e:
+        raise InputError(path, "missing or no table of numbers", remedy) from e
+    if "AU45_r" not in names or table.shape != (folder.frames, len(names)) or not np.isfinite(table).all():
+        raise InputError(path, f"not {folder.frames} rows of action units", remedy)
+
+
+STEP = Step("units", 0, 1, ("landmarks",), ("au.csv",), run, verify)
