@@ -98,6 +98,7 @@ def train(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(_seed(config, -1))  # the first weights are the run's too
     method = registry.find(name).cls(config)
     if speech:
         method.speech = speech

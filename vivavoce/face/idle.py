@@ -1,0 +1,72 @@
+"""What a face does beside speaking: the head sways and breathes, the eyes blink. Functions of the frame number and a seed alone.
+
+Nothing is remembered from frame to frame, so a stream equals a file and any frame can be made by itself. Amounts and rates are
+those of people who talk to a camera: 15 blinks a minute, 2 to 6 s apart, a blink 0.3 s long, shut faster than opened; a head
+that is never quite still, a degree or two around where it was.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vivavoce.types import FPS
+
+EVERY, EARLY = 4.0, 1.0  # s: a blink in every stretch of 4 s, at most 1 s off its middle, so 2 to 6 s apart
+SHUTTING, SHUT, OPENING = 0.08, 0.04, 0.16  # s
+SWAY = (0.012, 0.020, 0.009)  # rad: pitch, yaw, roll
+DRIFT = (0.0012, 0.0008, 0.0016)  # metres: x, y, z
+BREATH, BREATH_PITCH, BREATH_Y = 4.2, 0.003, 0.0006  # s a breath; rad; metres
+PACES = ((0.23, 0.8), (0.71, 0.2))  # knots a second and share of the amount: slow wandering, a little unrest on it
+BEGIN = 1.0  # s in which the sway grows from nothing: the first frame is the source's own pose
+
+
+def random(number: Tensor, seed: int, channel: int) -> Tensor:  # [...] int64 -> [...] float32 in [0, 1)
+    """A number for each integer, the same on every machine and device: 32-bit mixing with the constants of lowbias32."""
+    mask = 0xFFFFFFFF
+    x = (number.long() * 0x9E3779B1 + seed * 0x85EBCA77 + channel * 0xC2B2AE3D + 0x27D4EB2F) & mask
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return ((x ^ (x >> 16)) >> 8).float() / 2**24
+
+
+def wander(seconds: Tensor, seed: int, channel: int, pace: float) -> Tensor:  # [T] -> [T] in about -1..1
+    """A smooth random path (twice differentiable): random heights at `pace` knots a second, joined by a uniform cubic B-spline."""
+    place = seconds.double() * pace
+    knot = place.floor().long()
+    t = (place - knot).float()
+    heights = [2 * random(knot + k, seed, channel) - 1 for k in range(-1, 3)]
+    weights = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]
+    return 1.5 * torch.stack([h * w for h, w in zip(heights, weights, strict=True)]).sum(0)
+
+
+def sway(frame: Tensor, seed: int) -> tuple[Tensor, Tensor]:  # [T] int64 -> [T,3] rad, [T,3] metres
+    """Rotation and translation of an idle head, relative to where it was at frame 0."""
+    seconds = frame.double() / FPS
+    grown = (seconds / BEGIN).clamp(0, 1).float()
+    grown = grown * grown * (3 - 2 * grown)
+    paths = [sum(share * wander(seconds, seed, 10 * c + k, pace) for k, (pace, share) in enumerate(PACES)) for c in range(6)]
+    breath = torch.sin(2 * math.pi * (seconds / BREATH + float(random(torch.zeros(1), seed, 90)))).float()
+    amounts = torch.tensor([*SWAY, *DRIFT]).to(frame.device)
+    moves = torch.stack([torch.as_tensor(p) for p in paths], 1) * amounts
+    moves = moves + breath[:, None] * torch.tensor([BREATH_PITCH, 0, 0, 0, BREATH_Y, 0]).to(frame.device)
+    moves = moves * grown[:, None]
+    return moves[:, :3], moves[:, 3:]
+
+
+def blink(frame: Tensor, seed: int) -> Tensor:  # [T] int64 -> [T] 0 open to 1 shut
+    """How far a blink has shut the lids."""
+    seconds = frame.double() / FPS
+    stretch = (seconds / EVERY).floor().long()
+    since = (seconds - _begins(stretch, seed)).float()
+    shut = (since / SHUTTING).clamp(0, 1)
+    opened = ((since - SHUTTING - SHUT) / OPENING).clamp(0, 1)
+    opened = opened * opened * (3 - 2 * opened)
+    return shut * (1 - opened)
+
+
+def _begins(stretch: Tensor, seed: int) -> Tensor:  # [T] int64 -> [T] float64
+    """Second at which the blink of that stretch of time begins."""
+    return (stretch + 0.5) * EVERY + EARLY * (2 * random(stretch, seed, 91).double() - 1)

@@ -1,0 +1,257 @@
+"""Speech -> 52 blendshape scores and a living head, by a small network over a short window of speech features.
+
+No paper: the usual temporal convolution from speech features to expression, one window a frame, so that nothing is remembered
+and a stream equals a file. It says how the mouth differs from the speaker's closed mouth, in the scores' square root, where
+they are nearly linear in the movement (face/blendshapes.py); the source's own face at rest is added. A voice gate, learned with
+it, shuts the mouth in silence and in steady noise. Sway, breath and blinks are procedural (face/idle.py); brows and a small nod
+follow the voice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vivavoce.face import blendshapes, idle
+from vivavoce.face.regions import BLENDSHAPES
+from vivavoce.method import Generator
+from vivavoce.registry import register
+from vivavoce.types import Clip, InputError, Motion, Source
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+# What the voice moves. Both sides move alike: which side of a mouth is livelier is the speaker's, not the speech's.
+SPOKEN = (
+    *(("jawOpen",), ("mouthClose",), ("mouthFunnel",), ("mouthPucker",), ("mouthRollLower",), ("mouthRollUpper",)),
+    *(("mouthShrugLower",), ("mouthShrugUpper",)),
+    *((f"{name}Left", f"{name}Right") for name in ("mouthLowerDown", "mouthUpperUp", "mouthPress", "mouthSmile", "mouthStretch")),
+)
+SHUT_SHARE = 0.2  # of a chunk's frames, those with the narrowest mouth, make its rest
+LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the chunk's loud moments and over -50 dB of full scale
+EARLY = 3  # frames: mouths open before they sound and shut after
+GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
+OPEN = (0.0005, 0.0020)  # metres of a source's lip gap: below its mouth rests as it is, above as closed mouths rest
+BLINK = 0.7  # blink score of shut eyes
+FAST, SLOW = 0.35, 0.04  # shares a frame takes in the running means of the voice's strength
+NOD, RAISE = 0.03, 0.25  # rad of pitch and score of raised brows, at full emphasis
+
+
+@dataclass
+class Config:
+    """Settings."""
+
+    speech: str = "whisper"  # encoder whose features are heard
+    speech_dim: int = 384  # features a step: 384 whisper, 80 mel, 768 wav2vec2
+    past: int = 16  # steps of 20 ms heard before a frame
+    future: int = 8  # steps heard from the frame's first on: 160 ms of latency beside the encoder's
+    hidden: int = 128  # channels
+    dropout: float = 0.1  # share of the channels dropped in training
+    strength: float = 1.0  # of the mouth's movement
+    sway: float = 1.0  # of the head's movement
+    steps: int = 3000  # training steps
+    batch: int = 600  # frames a step
+    chunk: int = 75  # frames over which a speaker's rest is measured
+    contiguous: bool = True  # frames of a step are consecutive
+    rate: float = 1e-3  # learning rate, falling to 0 along a cosine
+    seed: int = 0  # of training, sway and blinks
+
+
+@dataclass(frozen=True)
+class State:
+    """What `generate` carries from row to row."""
+
+    rest: Tensor  # [52] square-root scores of the source at rest
+    blinks: Tensor  # [52] square-root scores with shut eyes less those at rest
+    frame: int = 0  # number of the next row
+    strength: tuple[float, float] = (0.0, 0.0)  # fast and slow running mean of the voice's strength
+
+
+@register(family="motion", paper="none: a temporal convolution", origin="ours", license="Apache-2.0")
+class SpeechMotion(Generator):
+    """The generator."""
+
+    needs = frozenset({"speech"})
+    loss_needs = frozenset({"units", "audio"})
+    space = "blendshapes"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "default": {},
+        "mel": {"speech": "mel", "speech_dim": 80},
+        "tiny": {"speech_dim": 8, "hidden": 16, "steps": 12, "batch": 24},
+    }
+
+    spread: Tensor
+    rest: Tensor
+    mean: Tensor
+    deviation: Tensor
+    share: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        c = config
+        self.speech, self.window = c.speech, (c.past, c.future)
+        width = c.past + c.future
+        if width % 4 or min(c.past, c.future) < 0:
+            raise InputError("speech_motion.past + future", f"{width} is not a multiple of 4", "e.g. past 16, future 8")
+        self.register_buffer("mean", torch.zeros(c.speech_dim))  # of the features over the training source
+        self.register_buffer("deviation", torch.ones(c.speech_dim))
+        self.register_buffer("spread", torch.full((len(SPOKEN),), 0.1))  # standard deviation of each output
+        self.register_buffer("rest", torch.zeros(52))  # square-root scores of closed mouths
+        self.register_buffer("share", _shares(), persistent=False)
+        self.listen = nn.Sequential(nn.Linear(c.speech_dim, c.hidden), nn.GELU(), nn.Dropout(c.dropout))
+        self.near = nn.Conv1d(c.hidden, c.hidden, 3, padding=1)
+        self.halves = nn.ModuleList(nn.Conv1d(c.hidden, c.hidden, 4, stride=2, padding=1) for _ in range(2))
+        self.speak = nn.Sequential(
+            nn.Linear(c.hidden * width // 4, 2 * c.hidden), nn.GELU(), nn.Dropout(c.dropout), nn.Linear(2 * c.hidden, len(SPOKEN))
+        )
+        self.voice = nn.Linear(c.hidden * width // 4, 1)
+
+    @classmethod
+    def shipped(cls, seed: int = 0, speech: str = "whisper") -> Self:
+        """The generator with the weights that come with vivavoce. Raises InputError when there are none for that encoder."""
+        path = WEIGHTS / f"speech_motion_{speech}.safetensors"
+        if not path.is_file():
+            known = sorted(p.stem.removeprefix("speech_motion_") for p in WEIGHTS.glob("speech_motion_*.safetensors"))
+            raise InputError(f"speech_motion for {speech}", "no weights come with vivavoce", f"there are some for: {', '.join(known)}")
+        with safe_open(path, "pt") as file:
+            config = Config(**{**json.loads(file.metadata()["config"]), "seed": seed})
+            state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        method = cls(config)
+        method.load_state_dict(state)
+        return method.eval()
+
+    def ship(self, path: Path) -> None:
+        """Write weights as `shipped` reads them: half precision, with the config."""
+        part = path.with_name(path.name + ".part")
+        state = {k: v.half().contiguous() for k, v in self.state_dict().items()}
+        save_file(state, part, {"config": json.dumps(asdict(self.config))})
+        part.replace(path)
+
+    def setup(self, source: Source) -> None:
+        """Mean and deviation of the features, spread of the outputs, and the scores of a closed mouth, from the training source."""
+        rows = torch.linspace(0, len(source) - 1, min(len(source), 2000)).long()
+        heard = source.clip(rows, {"speech"}).speech
+        assert heard is not None
+        self.mean = heard.mean((0, 1))
+        self.deviation = heard.std((0, 1)).clamp(min=1e-3)
+        units = source.clip(slice(0, len(source)), {"units"}).units
+        assert units is not None
+        scores, rest = self._chunks(units)
+        self.spread = ((scores - rest).flatten(0, 1) @ self.share.T).std(0).clamp(min=0.02)
+        self.rest = rest.mean((0, 1))
+
+    def forward(self, speech: Tensor) -> tuple[Tensor, Tensor]:  # [T,W,D] -> [T,len(SPOKEN)], [T]
+        """Movement of the spoken units in square-root scores, and the logit of there being a voice."""
+        x = self.listen((speech - self.mean) / self.deviation).transpose(1, 2)
+        x = x + F.gelu(self.near(x))
+        for half in self.halves:
+            x = F.gelu(half(x))
+        x = x.flatten(1)
+        return self.speak(x) * self.spread, self.voice(x)[:, 0]
+
+    def loss(self, clip: Clip) -> dict[str, Tensor]:
+        """Differences of movement, of its change from frame to frame, of the lips' gap, and of the voice's presence."""
+        assert clip.speech is not None and clip.units is not None and clip.audio is not None
+        scores, rest = self._chunks(clip.units)
+        chunks, length = scores.shape[:2]
+        moves, logit = (v[: chunks * length].reshape(chunks, length, *v.shape[1:]) for v in self(clip.speech))
+        voiced = _voiced(clip.audio[: chunks * length].reshape(chunks, length, -1))
+        moves = moves * logit.sigmoid()[..., None]
+        wanted = (scores - rest) @ self.share.T
+        off = (moves - wanted) / self.spread
+        basis = blendshapes.load().to(moves.device)
+        gaps = [basis.gap(_scores(rest + move @ (self.share > 0).float())).mean(-1) for move in (moves, wanted)]
+        return {
+            "movement": off.square().mean(),
+            "change": off.diff(dim=1).square().mean() if length > 1 else off.sum() * 0,
+            "gap": 2 * F.smooth_l1_loss(gaps[0] / 0.002, gaps[1] / 0.002),
+            "voice": 0.3 * F.binary_cross_entropy_with_logits(logit, voiced),
+        }
+
+    def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+        """As always, with the learning rate on its cosine."""
+        for group in optimizers[0].param_groups:
+            group["lr"] = self.config.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, self.config.steps))))
+        return super().update(clip, step, optimizers)
+
+    def start(self, source: Clip) -> State:
+        """From the source's first row (its `units` [1,52], when measured): its face at rest, with the mouth closed."""
+        units = source.units[0].to(self.rest) if source.units is not None else None
+        rest = blendshapes.curve(units) if units is not None else self.rest.clone()
+        if units is not None:
+            gap = float(blendshapes.load().to(units.device).gap(units).amax())
+            closed = min(1.0, max(0.0, (gap - OPEN[0]) / (OPEN[1] - OPEN[0])))
+            mouth = torch.tensor(blendshapes.MOUTH, device=rest.device)
+            rest[mouth] = torch.lerp(rest[mouth], self.rest[mouth], closed)
+        lids = torch.tensor([BLENDSHAPES.index(n) for n in ("eyeBlinkLeft", "eyeBlinkRight")], device=rest.device)
+        blinks = torch.zeros_like(rest)
+        blinks[lids] = (blendshapes.curve(torch.full_like(rest[lids], BLINK)) - rest[lids]).clamp(min=0)
+        return State(rest, blinks)
+
+    def generate(self, clip: Clip, state: State) -> tuple[Motion, State]:
+        """Scores [T,52], and the head's pose relative to the source's."""
+        assert clip.speech is not None
+        moves, logit = self(clip.speech.to(self.rest))
+        low, high = GATE
+        free = ((logit.sigmoid() - low) / (high - low)).clamp(0, 1)
+        moves = self.config.strength * free[:, None] * moves
+        frame = torch.arange(state.frame, state.frame + len(moves), device=moves.device)
+        emphasis, strength = _emphasis(moves[:, 0].clamp(min=0) / self.spread[0], state.strength)
+        seed = int(self.config.seed)
+        scores = state.rest + moves @ (self.share > 0).float() + idle.blink(frame, seed)[:, None] * state.blinks
+        brows = torch.tensor([n in ("browInnerUp", "browOuterUpLeft", "browOuterUpRight") for n in BLENDSHAPES], device=moves.device)
+        expression = (_scores(scores) + RAISE * emphasis[:, None] * brows).clamp(0, 1)
+        rotation, translation = (self.config.sway * v for v in idle.sway(frame, seed))
+        nod = F.pad(NOD * self.config.sway * emphasis[:, None], (0, 2))
+        motion = Motion(rotation + nod, translation, torch.ones_like(rotation[:, :1]), expression, self.space)
+        return motion, State(state.rest, state.blinks, state.frame + len(moves), strength)
+
+    def _chunks(self, units: Tensor) -> tuple[Tensor, Tensor]:  # [T,52] -> [C,L,52], [C,1,52]
+        """Square-root scores in chunks of equal length, and each chunk's rest: the mean of the frames whose mouth is narrowest."""
+        length = min(self.config.chunk, len(units))
+        units = units[: len(units) // length * length].reshape(-1, length, 52)
+        gap = blendshapes.load().to(units.device).gap(units).mean(-1)
+        shut = gap.argsort(1)[:, : max(1, round(SHUT_SHARE * length)), None].expand(-1, -1, 52)
+        scores = blendshapes.curve(units)
+        return scores, scores.gather(1, shut).mean(1, keepdim=True)
+
+
+def _shares() -> Tensor:  # [len(SPOKEN),52]
+    """Row k takes the mean of the scores that output k stands for."""
+    share = torch.zeros(len(SPOKEN), len(BLENDSHAPES))
+    for k, names in enumerate(SPOKEN):
+        for name in names:
+            share[k, BLENDSHAPES.index(name)] = 1 / len(names)
+    return share
+
+
+def _scores(roots: Tensor) -> Tensor:  # [...,52] -> [...,52]
+    """Inverse of `blendshapes.curve`."""
+    low, high = blendshapes.KNEE**0.5, (1 + blendshapes.KNEE) ** 0.5
+    scores: Tensor = (roots.clamp(0, 1) * (high - low) + low).square() - blendshapes.KNEE
+    return scores
+
+
+def _voiced(audio: Tensor) -> Tensor:  # [C,L,640] -> [C,L] 0 or 1
+    """Frames with a voice, from their loudness, and the frames just before and after them."""
+    level = 10 * (audio.square().mean(-1) + 1e-10).log10()
+    loud = level.quantile(0.95, dim=1, keepdim=True)
+    voiced = (level > (loud - LOUD).clamp(min=QUIET)).float()
+    return F.max_pool1d(voiced[:, None], 2 * EARLY + 1, stride=1, padding=EARLY)[:, 0]
+
+
+def _emphasis(strength: Tensor, means: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:  # [T] -> [T] 0..1
+    """How much stronger the voice is than it has been of late."""
+    fast, slow = means
+    rows = []
+    for value in strength.tolist():
+        fast, slow = fast + FAST * (value - fast), slow + SLOW * (value - slow)
+        rows.append(min(1.0, max(0.0, 0.4 * (fast - slow))))
+    return strength.new_tensor(rows), (fast, slow)
