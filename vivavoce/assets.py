@@ -13,18 +13,27 @@ import errno
 import http.client
 import logging
 import os
+import pickle
 import sys
-from collections.abc import Iterable
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from vivavoce import download
 from vivavoce.catalogue import CATALOGUE, Asset, ByHand, Carrier, Hub, Place, Url
 from vivavoce.types import InputError
 
 log = logging.getLogger("vivavoce")
+
+OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled magic number: how checkpoints began before PyTorch 1.6
 
 
 @dataclass(frozen=True)
@@ -69,16 +78,18 @@ def _fault(path: Path, wanted: Asset) -> str:
     status = path.stat()
     if wanted.size and status.st_size != wanted.size:
         return f"{status.st_size} bytes instead of {wanted.size}"
-    if wanted.sha256 and (found := _digest(path, status.st_size, status.st_mtime_ns)) != wanted.sha256:
-        return f"SHA-256 {found[:16]}... instead of {wanted.sha256[:16]}..."
-    return ""
+    if wanted.sha256:
+        found = _digest(path, status.st_size, status.st_mtime_ns)
+        return "" if found.startswith(wanted.sha256) else f"SHA-256 {found[:16]}... instead of {wanted.sha256[:16]}..."
+    with path.open("rb") as file:  # nothing to compare with; at least no server's "not found" page
+        return "a web page instead of the file" if file.read(64).lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
 
 
 def locate(name: str) -> Path | None:
     """Where the file is on this machine, None when it is not (or is not the right one)."""
     wanted = asset(name)
     for folder in folders():
-        for place in (folder / wanted.file, folder / wanted.name / wanted.file):
+        for place in (folder / wanted.file, folder / wanted.name / Path(wanted.file).name):
             if place.is_file():
                 if not (fault := _fault(place, wanted)):
                     return place
@@ -138,6 +149,7 @@ def fetch(
     target = cache() / wanted.file
     try:
         (cache() / "locks").mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cache() / "locks" / f"{name}.lock"):
             if not again and (here := locate(name)):  # another process fetched it while we waited
                 return here
@@ -230,6 +242,78 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         if self.bar:
             self.bar.stop()
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickles of plain containers, numbers and NumPy arrays; whatever else a pickle asks for is refused."""
+
+    ALLOWED: ClassVar = {
+        *((m, n) for m in ("numpy.core.multiarray", "numpy._core.multiarray") for n in ("_reconstruct", "scalar")),
+        *(("numpy", n) for n in ("ndarray", "dtype")),
+        *(("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")),
+        *(("_codecs", "encode"), ("collections", "OrderedDict")),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)  # its name since NumPy 2
+
+
+def _flat(value: Any, prefix: str, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors and arrays of nested dictionaries and lists, named by their path with dots; anything else is left out."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        out[prefix] = value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _flat(inner, f"{prefix}.{key}" if prefix else str(key), out)
+    elif isinstance(value, list | tuple):
+        for key, inner in enumerate(value):
+            _flat(inner, f"{prefix}.{key}" if prefix else str(key), out)
+    return out
+
+
+def state_dict(name: str) -> dict[str, Tensor]:
+    """The tensors of a catalogued file, on the CPU, named by their path in it; no code of the file is run.
+
+    Reads safetensors, PyTorch checkpoints (weights only), TorchScript, NumPy files and pickles of NumPy arrays.
+
+    Raises:
+        InputError: the file cannot be had, is broken, wants to run code, or is of a kind that holds no tensors by name.
+    """
+    file = path(name)
+    if file.suffix in (".onnx", ".ort", ".tflite", ".task", ".dat", ".zip", ".mat", ".wav", ".png"):
+        raise InputError(file, f"a {file.suffix} file holds no tensors by name", "read it with a program made for such files")
+    try:
+        return _flat(_read(file), "", {})
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        cause = f"its tensors cannot be read ({' '.join(str(error).split())[:200]})"
+        raise InputError(file, cause, f"run: vivavoce assets fetch {name} --again") from error
+
+
+def _read(file: Path) -> Any:
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    if file.suffix in (".npy", ".npz"):
+        held = np.load(file)  # allow_pickle is off
+        return dict(held) if file.suffix == ".npz" else {"": held}
+    with file.open("rb") as opened:
+        start = opened.read(len(OLD_TORCH))
+        if not start.startswith(b"PK") and start != OLD_TORCH:
+            opened.seek(0)
+            return _Arrays(opened).load()
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(file) as bundle:
+            script = any(n.endswith("/constants.pkl") for n in bundle.namelist())
+        if script:
+            with warnings.catch_warnings():  # PyTorch would like others to stop making such files
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return torch.jit.load(file, map_location="cpu").state_dict()
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def verify(names: Iterable[str] | None = None) -> list[State]:
