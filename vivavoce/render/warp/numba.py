@@ -1,0 +1,198 @@
+"""Warps on a CPU: numba kernels, parallel over rows and bands of lines. Contracts as in the package."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit, prange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vivavoce.render.threads import kernels
+
+Array = NDArray[Any]
+F = np.float32
+BANDS = 8  # pieces a row is cut into: more than threads, so that a band without triangles costs nothing
+SLACK = F(1e-5)
+
+
+def _array(tensor: Tensor, kind: type = np.float32) -> Array:
+    return np.ascontiguousarray(tensor.detach().numpy(), dtype=kind)
+
+
+@njit(fastmath=True, inline="always")
+def _read(picture: Array, c: int, x: Any, y: Any) -> Any:
+    # picture [C,h,w], bilinear at x, y (pixel centres at integers here)
+    height, width = picture.shape[1], picture.shape[2]
+    x = min(max(x, F(0)), F(width - 1))
+    y = min(max(y, F(0)), F(height - 1))
+    x0 = int(x)
+    y0 = int(y)
+    x1 = min(x0 + 1, width - 1)
+    y1 = min(y0 + 1, height - 1)
+    u, v = x - F(x0), y - F(y0)
+    top = picture[c, y0, x0] * (F(1) - u) + picture[c, y0, x1] * u
+    low = picture[c, y1, x0] * (F(1) - u) + picture[c, y1, x1] * u
+    return top * (F(1) - v) + low * v
+
+
+@njit(fastmath=True, error_model="numpy")
+def _band(target: Array, triangles: Array, first: int, last: int, chosen: Array, depth: Array, weight: Array) -> None:
+    # z-buffer of lines [first, last) of one row: target [V,3]; chosen, depth [H,W]; weight [H,W,2] of the first two corners
+    width = chosen.shape[1]
+    for t in range(len(triangles)):
+        i0, i1, i2 = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        x0, x1, x2 = target[i0, 0], target[i1, 0], target[i2, 0]
+        y0, y1, y2 = target[i0, 1], target[i1, 1], target[i2, 1]
+        top = max(F(first), math.ceil(min(y0, y1, y2) - F(0.5)))
+        low = min(F(last - 1), math.floor(max(y0, y1, y2) - F(0.5)))
+        left = max(F(0), math.ceil(min(x0, x1, x2) - F(0.5)))
+        right = min(F(width - 1), math.floor(max(x0, x1, x2) - F(0.5)))
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if not (top <= low and left <= right and abs(area) > F(1e-9)):  # written so that NaN is dropped too
+            continue
+        inverse = F(1) / area
+        z0, z1, z2 = target[i0, 2], target[i1, 2], target[i2, 2]
+        for y in range(int(top), int(low) + 1):
+            py = F(y) + F(0.5)
+            for x in range(int(left), int(right) + 1):
+                px = F(x) + F(0.5)
+                w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
+                w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
+                w2 = F(1) - w0 - w1
+                if w0 >= -SLACK and w1 >= -SLACK and w2 >= -SLACK:
+                    z = w0 * z0 + w1 * z1 + w2 * z2
+                    if z < depth[y, x] or chosen[y, x] < 0:
+                        depth[y, x] = z
+                        chosen[y, x] = t
+                        weight[y, x, 0] = w0
+                        weight[y, x, 1] = w1
+
+
+@njit(parallel=True, fastmath=True, error_model="numpy", cache=True, nogil=True)
+def _warp(picture: Array, source: Array, target: Array, triangles: Array, image: Array, alpha: Array) -> None:
+    # picture [B or 1,C,h,w], source [B or 1,V,2], target [B,V,3], triangles [F,3], image [B,C,H,W], alpha [B,1,H,W]
+    rows, channels, height, width = image.shape
+    for job in prange(rows * BANDS):
+        row, band = job // BANDS, job % BANDS
+        first, last = band * height // BANDS, (band + 1) * height // BANDS
+        lines = last - first
+        chosen = np.full((lines, width), -1, np.int32)
+        depth = np.empty((lines, width), F)
+        weight = np.empty((lines, width, 2), F)
+        shifted = target[row].copy()
+        shifted[:, 1] -= F(first)
+        _band(shifted, triangles, 0, lines, chosen, depth, weight)
+        page = picture[row if len(picture) > 1 else 0]
+        places = source[row if len(source) > 1 else 0]
+        for y in range(lines):
+            for x in range(width):
+                t = chosen[y, x]
+                if t < 0:
+                    alpha[row, 0, first + y, x] = F(0)
+                    for c in range(channels):
+                        image[row, c, first + y, x] = F(0)
+                    continue
+                w0, w1 = weight[y, x, 0], weight[y, x, 1]
+                w2 = F(1) - w0 - w1
+                i0, i1, i2 = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                sx = w0 * places[i0, 0] + w1 * places[i1, 0] + w2 * places[i2, 0] - F(0.5)
+                sy = w0 * places[i0, 1] + w1 * places[i1, 1] + w2 * places[i2, 1] - F(0.5)
+                alpha[row, 0, first + y, x] = F(1)
+                for c in range(channels):
+                    image[row, c, first + y, x] = _read(page, c, sx, sy)
+
+
+def warp(picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Shapes as in warp.warp -> image [B,C,H,W], alpha [B,1,H,W]."""
+    pages = _array(picture if picture.ndim == 4 else picture[None])
+    image = np.empty((len(target), pages.shape[1], *size), F)
+    alpha = np.empty((len(target), 1, *size), F)
+    with kernels():
+        _warp(pages, _array(source if source.ndim == 3 else source[None]), _array(target), _array(triangles, np.int32), image, alpha)
+    return torch.from_numpy(image), torch.from_numpy(alpha)
+
+
+@njit(fastmath=True, error_model="numpy", inline="always")
+def _nearest(line: Array, count: int, x: Any, y: Any) -> tuple[Any, bool]:
+    # line [P,2], its first `count` pieces (the last of P joins the first) -> squared distance of x, y; inside or not
+    inside = False
+    nearest = F(1e30)
+    for i in range(count):
+        ax, ay = line[i, 0], line[i, 1]
+        j = i + 1 if i + 1 < len(line) else 0
+        bx, by = line[j, 0], line[j, 1]
+        dx, dy = bx - ax, by - ay
+        along = ((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, F(1e-12))
+        along = min(max(along, F(0)), F(1))
+        ex, ey = x - ax - along * dx, y - ay - along * dy
+        nearest = min(nearest, ex * ex + ey * ey)
+        if (ay > y) != (by > y) and x < ax + (y - ay) * dx / dy:
+            inside = not inside
+    return nearest, inside
+
+
+@njit(parallel=True, fastmath=True, error_model="numpy", cache=True, nogil=True)
+def _polygon(points: Array, soft: Array, mask: Array) -> None:
+    # points [B,P,2], soft [B], mask [B,1,H,W]
+    rows, _, height, width = mask.shape
+    for job in prange(rows * height):
+        row, line = job // height, job % height
+        for column in range(width):
+            nearest, inside = _nearest(points[row], points.shape[1], F(column) + F(0.5), F(line) + F(0.5))
+            t = min(math.sqrt(nearest) / soft[row], F(1))
+            mask[row, 0, line, column] = t * t * (F(3) - F(2) * t) if inside else F(0)
+
+
+@njit(parallel=True, fastmath=True, error_model="numpy", cache=True, nogil=True)
+def _stroke(points: Array, width: float, mask: Array) -> None:
+    # points [B,P,2], mask [B,1,H,W]
+    rows, _, height, columns = mask.shape
+    for job in prange(rows * height):
+        row, line = job // height, job % height
+        for column in range(columns):
+            nearest, _ = _nearest(points[row], points.shape[1] - 1, F(column) + F(0.5), F(line) + F(0.5))
+            mask[row, 0, line, column] = math.exp(-nearest / (width * width))
+
+
+def polygon(points: Tensor, size: tuple[int, int], soft: Tensor) -> Tensor:  # [B,P,2], [B] -> [B,1,H,W]
+    """As warp.polygon."""
+    mask = np.empty((len(points), 1, *size), F)
+    with kernels():
+        _polygon(_array(points), _array(soft), mask)
+    return torch.from_numpy(mask)
+
+
+def stroke(points: Tensor, size: tuple[int, int], width: float) -> Tensor:  # [B,P,2] -> [B,1,H,W]
+    """As warp.stroke."""
+    mask = np.empty((len(points), 1, *size), F)
+    with kernels():
+        _stroke(_array(points), F(width), mask)
+    return torch.from_numpy(mask)
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _affine(picture: Array, matrix: Array, image: Array) -> None:
+    # picture [C,h,w], matrix [B,2,3], image [B,C,H,W]
+    rows, channels, height, width = image.shape
+    for job in prange(rows * height):
+        row, y = job // height, job % height
+        m = matrix[row]
+        py = F(y) + F(0.5)
+        for x in range(width):
+            px = F(x) + F(0.5)
+            sx = m[0, 0] * px + m[0, 1] * py + m[0, 2] - F(0.5)
+            sy = m[1, 0] * px + m[1, 1] * py + m[1, 2] - F(0.5)
+            for c in range(channels):
+                image[row, c, y, x] = _read(picture, c, sx, sy)
+
+
+def affine(picture: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:  # [C,h,w], [B,2,3] -> [B,C,H,W]
+    """As warp.affine."""
+    image = np.empty((len(matrix), len(picture), *size), F)
+    with kernels():
+        _affine(_array(picture), _array(matrix), image)
+    return torch.from_numpy(image)
