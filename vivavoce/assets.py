@@ -50,6 +50,16 @@ def _flag(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
+def offline() -> bool:
+    """Whether $VIVAVOCE_OFFLINE forbids the network."""
+    return _flag("VIVAVOCE_OFFLINE")
+
+
+def commercial_only() -> bool:
+    """Whether $VIVAVOCE_COMMERCIAL_ONLY refuses files whose terms exclude commercial use."""
+    return _flag("VIVAVOCE_COMMERCIAL_ONLY")
+
+
 def cache() -> Path:
     """The folder where fetched files are kept."""
     return Path(os.environ.get("VIVAVOCE_CACHE") or Path.home() / ".cache" / "vivavoce").expanduser()

@@ -34,7 +34,8 @@ class Crop:
     @property
     def scale(self) -> Tensor:  # [T]
         """Crop pixels a picture pixel."""
-        return torch.linalg.vector_norm(self.matrix[:, :, 0], dim=1)
+        length: Tensor = torch.linalg.vector_norm(self.matrix[:, :, 0], dim=1)
+        return length
 
     @property
     def inverse(self) -> Tensor:  # [T,2,3]
