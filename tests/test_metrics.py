@@ -35,9 +35,8 @@ def test_psnr_over_a_mask_sees_the_mask_alone() -> None:
 def test_ssim_equals_scikit_image() -> None:
     a, b = pictures()
     for got, x, y in zip(ssim(a, b), a, b, strict=True):
-        want = structural_similarity(
-            x.double().numpy(), y.double().numpy(), data_range=1.0, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
+        options = dict(data_range=1.0, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+        want = structural_similarity(x.double().numpy(), y.double().numpy(), **options)
         assert got.item() == pytest.approx(want, abs=1e-8)
     assert torch.allclose(ssim(a, a), torch.ones(3, dtype=torch.double))
 

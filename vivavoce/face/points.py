@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from vivavoce.face.pose import project
 from vivavoce.types import Camera, InputError
 
 SLOPE = 0.8  # metres backwards a metre away from the rim of the mesh: a head is about as deep as it is wide
@@ -27,13 +28,8 @@ class HeadPoints:
     part: Tensor  # [N] int64: 0 face, 1 shell, 2 inside the mouth
 
 
-def project(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:  # [N,3], T rows -> [T,N,2] px, [T,N] depth in metres
-    """Where points of head space lie in the pictures."""
-    away = camera.pose.inverse()
-    seen = points @ away[:, :3, :3].transpose(1, 2) + away[:, None, :3, 3]
-    depth = seen[..., 2]
-    pixels = seen[..., :2] / depth[..., None].clamp_min(1e-6) * camera.focal[:, None] + camera.center[:, None]
-    return pixels, depth
+def depth(points: Tensor, camera: Camera) -> Tensor:  # [N,3], T rows -> [T,N] metres before the camera
+    return ((points - camera.pose[:, None, :3, 3]) * camera.pose[:, None, :3, 2]).sum(2)
 
 
 def head_points(
@@ -77,16 +73,16 @@ def _on_triangles(mesh: Tensor, triangles: Tensor, count: int, lip: Tensor) -> t
 def _shell(dense: Tensor, camera: Camera, head: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Points for the head's pixels beside the mesh, behind the nearest pixel of the mesh by SLOPE times the way to it."""
     height, width = head.shape
-    pixels, depth = project(dense, camera)
+    pixels, metres = project(camera, dense), depth(dense, camera)[0]
     column, row = pixels[0].floor().long().unbind(1)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     nearest = torch.full((height * width,), float("inf"))
-    nearest.scatter_reduce_(0, (row * width + column)[inside], depth[0][inside], "amin")
+    nearest.scatter_reduce_(0, (row * width + column)[inside], metres[inside], "amin")
     nearest = nearest.reshape(height, width)
     covered = ndimage.binary_closing(nearest.isfinite().numpy(), iterations=2)
     beside = head & ~torch.from_numpy(covered)
     if not (head & nearest.isfinite()).any():
-        raise InputError("tracking", "the tracked face lies outside the head in the reference frame", "run: vivavoce prepare --only tracking")
+        raise InputError("tracking", "the tracked face lies outside the head's pixels", "run: vivavoce prepare FOLDER --only tracking")
     if not beside.any():
         return dense[:0], dense[:0, 0]
     away, (rows, columns) = ndimage.distance_transform_edt(~nearest.isfinite().numpy(), return_indices=True)
@@ -115,7 +111,7 @@ def _mouth(lips: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def colours_of(points: Tensor, camera: Camera, frames: Tensor) -> Tensor:  # [N,3], T rows, [T,3,H,W] -> [N,3]
     """Mean colour of each point's pixel over some frames."""
-    pixels, _ = project(points, camera)
+    pixels = project(camera, points)
     size = torch.tensor([frames.shape[-1], frames.shape[-2]])
     grid = (pixels / size * 2 - 1)[:, None]  # [T,1,N,2]
     read = torch.nn.functional.grid_sample(frames, grid, padding_mode="border", align_corners=False)

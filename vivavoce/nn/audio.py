@@ -33,7 +33,7 @@ class SpeechCode(nn.Module):
         )  # fmt: skip
         self.attend = nn.Conv1d(hidden, 1, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(1, 64))  # log-weight of each step of the window, up to 128 steps of 20 ms
-        self.out = nn.Linear(hidden, width)
+        self.out = nn.Sequential(nn.Linear(hidden, width), nn.LayerNorm(width))  # averaging over time leaves little spread
 
     @torch.no_grad()
     def fit(self, speech: Tensor) -> None:  # [T,W,D]

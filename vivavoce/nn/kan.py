@@ -16,9 +16,8 @@ class TaylorKan(nn.Module):
     def __init__(self, inputs: int, outputs: int, order: int = 3) -> None:
         super().__init__()
         self.order = order
-        self.coefficients = nn.Parameter(torch.randn(outputs, inputs, order) * 0.1 / inputs**0.5)
-        self.base = nn.Parameter(torch.empty(outputs, inputs))
-        nn.init.kaiming_uniform_(self.base, a=5**0.5)
+        self.coefficients = nn.Parameter(torch.randn(outputs, inputs, order) * 0.3 / inputs**0.5)
+        self.base = nn.Parameter(torch.randn(outputs, inputs) * 1.5 / inputs**0.5)  # silu halves the spread: a layer keeps it
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, values: Tensor) -> Tensor:  # [...,inputs] -> [...,outputs]

@@ -1,0 +1,123 @@
+"""EGSTalker on a made-up person: it learns the mouth, grows, and comes back from its checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.synthetic import SyntheticPerson
+from vivavoce import registry
+from vivavoce.face import points as face_points
+from vivavoce.face import pose
+from vivavoce.methods.egs_talker import EgsTalker, pose_code
+from vivavoce.types import Camera, Clip, InputError
+
+NEEDS = EgsTalker.needs | EgsTalker.loss_needs
+
+
+def started(**changes: object) -> tuple[EgsTalker, SyntheticPerson]:
+    torch.manual_seed(0)
+    method = registry.create("egs_talker", "tiny", **changes)
+    assert isinstance(method, EgsTalker)
+    person = SyntheticPerson(window=method.window)
+    method.setup(person)
+    return method, person
+
+
+def trained(steps: int, **changes: object) -> tuple[EgsTalker, SyntheticPerson, list[dict[str, Tensor]]]:
+    method, person = started(steps=steps, **changes)
+    optimizers, log = method.optimizers(), []
+    method.train()
+    for step in range(steps):
+        torch.manual_seed(step)
+        log.append(method.update(person.clip(torch.randint(len(person), (2,)), NEEDS), step, optimizers))
+    return method.eval(), person, log
+
+
+def test_the_first_picture_is_already_the_person() -> None:
+    method, person = started()
+    clip = person.clip(slice(0, 6), NEEDS)
+    with torch.no_grad():
+        frames = method.render(None, clip)
+    assert clip.frames is not None
+    assert (frames - clip.frames).abs().mean() < 0.4 * (person.background - clip.frames).abs().mean()
+
+
+def test_the_mouth_follows_speech() -> None:
+    method, person, log = trained(60, coarse=10, points=400, most=500, grow_every=20)
+    first = torch.stack([step["colour"] for step in log[:5]]).mean()
+    assert torch.stack([step["colour"] for step in log[-5:]]).mean() < 0.7 * first
+    wide, shut = int(person.opening.argmax()), int(person.opening.argmin())
+    clip = person.clip([wide, shut], NEEDS)
+    assert clip.speech is not None and clip.frames is not None and clip.mouth is not None
+    same_pose = dataclasses.replace(clip[[0, 0]], speech=clip.speech)  # only the sound differs
+    with torch.no_grad():
+        frames = method.render(method.encode(), same_pose)
+    x0, y0, x1, y1 = clip.mouth[0].round().long().tolist()
+    open_mouth, shut_mouth = frames[:, :, y0:y1, x0:x1].mean((1, 2, 3)).tolist()
+    assert shut_mouth - open_mouth > 0.01  # the inside is dark
+    assert (frames[0] - frames[1])[:, :8].abs().max() < 1e-3  # far from the face nothing follows
+
+
+def test_render_reads_nothing_but_its_needs_and_rows_are_independent() -> None:
+    method, person, _ = trained(8)
+    full = person.clip(slice(3, 8), None)
+    bare = Clip(camera=full.camera, speech=full.speech, eyes=full.eyes)
+    with torch.no_grad():
+        heard = method.encode()
+        together = method.render(heard, bare)
+        assert torch.allclose(together, method.render(None, full), atol=1e-5)
+        assert torch.allclose(together[2:3], method.render(heard, bare[2:3]), atol=1e-5)
+
+
+def test_density_control_fires_and_a_checkpoint_of_another_size_loads() -> None:
+    method, person, _ = trained(14, grow_every=4, grow_until=0.9, points=200, most=230, grow_share=0.1)
+    assert len(method.gaussians) != 200 and len(method.gaussians) <= 230
+    other = registry.create("egs_talker", "tiny", points=200)
+    assert isinstance(other, EgsTalker)
+    other.load_state_dict(method.state_dict())
+    clip = person.clip(slice(0, 3), method.needs)
+    with torch.no_grad():
+        assert torch.equal(other.eval().render(None, clip), method.render(None, clip))
+    other.train()
+    other.update(person.clip(slice(0, 2), NEEDS), 12, other.optimizers())
+
+
+def test_coarse_steps_leave_the_deformation_alone() -> None:
+    method, _, _ = trained(3, coarse=3)
+    fresh, _ = started(steps=3, coarse=3)
+    assert torch.equal(method.deform.weight, fresh.deform.weight)
+    assert not torch.equal(method.gaussians.colours, fresh.gaussians.colours)
+
+
+def test_pose_code_is_zero_at_its_center_and_tells_turn_and_place() -> None:
+    person = SyntheticPerson()
+    camera = person.camera
+    still = int(person.yaw.abs().argmin())
+    code = pose_code(camera, camera.pose[still, :3, :3])
+    assert torch.allclose(code[:, 1].abs(), (person.yaw - person.yaw[still]).sin().abs(), atol=1e-6)
+    assert torch.allclose(code[:, 5], torch.full((len(person),), 0.7), atol=1e-5)
+    assert torch.allclose(code[:, [0, 2, 3, 4]], torch.zeros(len(person), 4), atol=1e-5)
+
+
+def test_head_points_lie_on_the_head() -> None:
+    torch.manual_seed(0)
+    place = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))[None]
+    place[0, 2, 3] = 0.8
+    camera = Camera(place, torch.full((1, 2), 200.0), torch.full((1, 2), 32.0))
+    mesh = torch.tensor([[-0.04, -0.05, 0.05], [0.04, -0.05, 0.05], [0.04, 0.05, 0.05], [-0.04, 0.05, 0.05]])
+    head = torch.zeros(64, 64, dtype=torch.bool)
+    head[8:56, 14:50] = True
+    seeds = face_points.head_points(mesh, torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.tensor([0, 1]), camera, head, 1000)
+    assert len(seeds.means) == 1000 and [int((seeds.part == k).sum()) for k in range(3)] == [500, 420, 80]
+    face, shell, mouth = (seeds.means[seeds.part == k] for k in range(3))
+    assert torch.allclose(face[:, 2], torch.full((500,), 0.05)) and face[:, 0].abs().max() <= 0.04
+    at = pose.project(camera, shell)[0].floor().long()
+    away = face_points.depth(shell, camera)
+    assert head[at[:, 1], at[:, 0]].all() and away.min() > 0.749 and away.max() > 0.76
+    assert (mouth[:, 2] < 0.05).all()
+    with pytest.raises(InputError, match="tracking"):
+        face_points.head_points(mesh, torch.tensor([[0, 1, 2]]), torch.tensor([0, 1]), camera, torch.zeros_like(head), 100)
