@@ -298,7 +298,7 @@ def state_dict(name: str) -> dict[str, Tensor]:
         raise InputError(file, f"a {file.suffix} file holds no tensors by name", "read it with a program made for such files")
     try:
         return _flat(_read(file), "", {})
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # five readers, and a broken file makes each raise what it likes
         cause = f"its tensors cannot be read ({' '.join(str(error).split())[:200]})"
         raise InputError(file, cause, f"run: vivavoce assets fetch {name} --again") from error
 
