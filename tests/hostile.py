@@ -90,12 +90,13 @@ def video(
         stream.height, stream.width = images[0].shape[:2]
         even = stream.height % 2 == 0 and stream.width % 2 == 0
         stream.pix_fmt = "yuv420p" if even else "yuv444p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
+        clock = Fraction(1, 1000) if times else Fraction(1, rate)  # the container may choose another one for the stream
+        stream.time_base = stream.codec_context.time_base = clock
         voice = container.add_stream("aac", rate=RATE) if with_sound else None
         for number, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts = times[number] if times else number
-            frame.time_base = stream.time_base
+            frame.time_base = clock
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if voice is not None:

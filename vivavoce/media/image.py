@@ -25,6 +25,8 @@ def read_image(path: str | Path) -> np.ndarray:  # -> uint8 [H,W,3]
     path = Path(path)
     if not path.exists():
         raise InputError(path, "no such file", "check the name")
+    if not path.is_file():  # a folder, or a pipe that would be waited for
+        raise InputError(path, "is not a picture", "give a JPEG or PNG file")
     try:
         with Image.open(path) as image:
             limit(path, *image.size)

@@ -52,6 +52,8 @@ def opened(path: str | Path) -> Iterator[av.container.InputContainer]:
         raise InputError(path, "no such file", "check the name")
     if path.is_dir():
         raise InputError(path, "is a folder, not a media file", "name the file in it")
+    if not path.is_file():
+        raise InputError(path, "is a pipe or a device, not a file", "write it into a file first")
     try:
         if path.stat().st_size == 0:
             raise InputError(path, "is empty (0 bytes)", "copy or download it again")

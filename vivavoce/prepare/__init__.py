@@ -15,13 +15,15 @@ from __future__ import annotations
 import errno
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vivavoce.media import probe
 from vivavoce.prepare.folder import Folder, Options
-from vivavoce.types import InputError
+from vivavoce.speech import names as encoders
+from vivavoce.types import FPS, InputError
 
 __all__ = ["Folder", "Options", "Progress", "Step", "prepare", "steps"]
 
@@ -30,6 +32,7 @@ Report = Callable[[str, int, int], None]  # step, done, total: what the caller o
 
 VIDEO = "video"  # the one input that is no step
 TASKS = range(10)
+SMALLEST, LARGEST = 64, 4096  # px, side of the frames
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,26 @@ def place(video: Path, folder: str | Path | None) -> tuple[Path | None, Path]:
     return video, video.parent if video.parent.resolve().name == video.stem else video.with_suffix("")
 
 
+def check(speech: Sequence[str] | None, size: int | None) -> None:
+    """Raises InputError for an option that no step could follow."""
+    for name in [speech] if isinstance(speech, str) else speech or ():
+        if name not in encoders():
+            raise InputError(f"--speech {name}", "no such speech encoder", f"choose from: {', '.join(encoders())}")
+    if size is not None and not SMALLEST <= size <= LARGEST:
+        raise InputError(f"--size {size}", "is not a size for frames", f"choose from {SMALLEST} to {LARGEST} px")
+
+
+def admit(video: Path, wanted: Collection[str]) -> None:
+    """Look at a video before a folder is made for it. Raises InputError for one that its header tells to be of no use."""
+    info = probe(video)
+    if not all(info.size):
+        raise InputError(video, "holds sound alone, no pictures", "give a video of a person speaking")
+    if info.audio_codec is None and "audio" in wanted:
+        raise InputError(video, "holds no sound", "give a video of a person speaking, with its sound")
+    if 0 < info.frames < FPS:
+        raise InputError(video, f"lasts {info.duration:.2f} s", "give a video of a second at least, better of a minute or more")
+
+
 def prepare(
     video: str | Path,
     folder: str | Path | None = None,
@@ -181,6 +204,9 @@ def prepare(
     """
     source, at = place(Path(video), folder)
     wanted = chosen(steps(), task, only)
+    check(speech, size)
+    if source is not None:
+        admit(source, {s.name for s in wanted})
     try:
         where = Folder(at)
         with where.lock():
@@ -193,6 +219,10 @@ def prepare(
                 _tell(progress, step.name, 0, 0)
                 bring(step, where, lambda done, total, name=step.name: _tell(progress, name, done, total))  # type: ignore[misc]
                 _tell(progress, step.name, 1, 1)
+    except InputError:
+        if source is not None:
+            Folder(at).abandon(source)
+        raise
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(at, "the disk is full", "make room and run the same command again: it goes on where it stopped") from e

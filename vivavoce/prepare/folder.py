@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,17 @@ class Folder:
                 except OSError:
                     shutil.copy2(video, part)
         self.update(id=self.path.resolve().name, video=found)
+
+    def abandon(self, video: Path) -> None:
+        """Undo `adopt` where nothing came of it: a video of no use leaves no folder behind. Anything made stays."""
+        ours = {"clip.json", ".lock", video.name}
+        if any(a["done"] for a in self.clip.get("artefacts", {}).values()) or {p.name for p in self.path.iterdir()} - ours:
+            return
+        for name in ours:
+            if (path := self.path / name).absolute() != video.absolute():
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # the video itself may lie here
+            self.path.rmdir()
 
     def options_for(self, tracker: str | None, speech: Sequence[str] | None, size: int | None) -> Options:
         """The options asked for; what is not asked stays as the folder was made. Speech encoders add up."""
