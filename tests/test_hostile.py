@@ -224,7 +224,7 @@ PICTURES: dict[str, tuple[Callable[[Path], Path], tuple[int, int]]] = {
     "4K": (lambda at: make.picture(at / "4k.jpg", make.portrait(2160, 3840)), (2160, 3840)),
     "odd size": (lambda at: make.picture(at / "odd.png", make.portrait(251, 243)), (252, 244)),
     "portrait orientation": (upright, (320, 256)),
-    "small": (lambda at: make.picture(at / "small.png", make.portrait(96, 96)), (96, 96)),
+    "small": (lambda at: make.picture(at / "small.png", make.portrait(160, 160)), (160, 160)),
     "grey": (lambda at: make.picture(at / "grey.png", mode="L"), (256, 256)),
     "with alpha": (lambda at: make.picture(at / "clear.png", mode="RGBA"), (256, 256)),
     "CMYK": (lambda at: make.picture(at / "print.jpg", mode="CMYK"), (256, 256)),

@@ -29,6 +29,7 @@ from vivavoce.types import FPS, InputError, Source
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 PREVIEW = 5  # frames in the preview strip
+SMALLEST, LARGEST = 64, 8192  # px, longest side of a film
 
 
 @dataclass
@@ -104,10 +105,11 @@ def speak(
         raise InputError(out, "unknown kind of video file", "name it .mp4, .mov or .mkv")
     if any(p.exists() and out.exists() and p.resolve() == out.resolve() for p in (Path(source), audio)):
         raise InputError(out, "is the input itself", "choose another --out")
+    heard = _check(audio, options)
     begun = time.perf_counter()
     talker, size, notes = build(source, options)
     report = Report(out, out.with_suffix(".png"), 0, {"load": time.perf_counter() - begun}, notes)
-    total = max(1, round(probe(audio).duration * FPS))
+    total = max(1, round(heard * FPS))
     kept: list[Tensor] = []
     keep_at = set(torch.linspace(0, total - 1, PREVIEW + 2).long().tolist()[1:-1])
     with Writer(out, size, FPS, audio) as writer, _Behind(writer.write) as encode:
@@ -120,6 +122,18 @@ def speak(
     write_image(report.preview, torch.cat(kept or [frames[-1].cpu()], 2))
     report.seconds |= talker.seconds | {"encode": encode.seconds, "total": time.perf_counter() - begun}
     return report
+
+
+def _check(audio: Path, options: Options) -> float:  # -> s
+    """How long the sound lasts; raises InputError for sound or options of no use, before anything slow begins."""
+    if options.block < 1:
+        raise InputError(f"--block {options.block}", "at least one frame has to be rendered at once", "give 1 or more")
+    if options.size and not SMALLEST <= options.size <= LARGEST:
+        raise InputError(f"--size {options.size}", "is not a size for frames", f"choose from {SMALLEST} to {LARGEST} px, or 0")
+    info = probe(audio)
+    if info.audio_codec is None or next(audio_chunks(audio, 1), None) is None:
+        raise InputError(audio, "holds no sound", "give a recording, or a film with sound")
+    return info.audio_duration or info.duration
 
 
 def _counted(chunks: Iterable[Tensor], report: Report) -> Iterator[Tensor]:
@@ -180,7 +194,7 @@ def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
         pictures = sorted((path / "ori_imgs").glob("*.jpg"))
         if not pictures:
             raise InputError(path, "neither a person folder nor a trained run", "run: vivavoce prepare VIDEO")
-        notes.append("no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker " + str(path))
+        notes.append(f"no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker {path}")
         return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path))
     if path.suffix.lower() in PICTURES:
         return Portrait(path, face=options.face)
@@ -205,7 +219,8 @@ def _ready(name: str, device: str, options: Options) -> Method:
     if (Path(name) / "config.json").is_file():
         return load_run(name, device)[0]
     card = registry.find(name)
-    if not hasattr(card.cls, "shipped"):
+    shipped: Callable[[int], Method] | None = getattr(card.cls, "shipped", None)
+    if shipped is None and card.cls.loss is not Method.loss:
         raise InputError(name, "it has to be trained first", f"run: vivavoce train {name} FOLDER, then run with the run folder")
-    return card.cls.shipped(options.seed).to(device).eval()  # type: ignore[attr-defined,no-any-return]
+    return (shipped(options.seed) if shipped else registry.create(name)).to(device).eval()  # what has no loss has nothing to learn
 
