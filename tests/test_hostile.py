@@ -127,7 +127,6 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "film without sound": (lambda at: say(face(at), make.video(at / "mute.mp4", 5, with_sound=False)), "mute.mp4"),
     "picture for sound": (lambda at: say(face(at), face(at, "other.png")), "other.png"),
     "pipe for sound": (lambda at: say(face(at), pipe(at / "pipe.wav")), "pipe.wav"),
-    "not a number in sound": (lambda at: say(face(at), make.float_wav(at / "nan.wav", np.full(6400, np.nan))), "nan.wav"),
     # where to
     "unknown ending": (lambda at: say(*pair(at), "--out", "out/said.doc"), "said.doc"),
     "no ending": (lambda at: say(*pair(at), "--out", "out/said"), "said"),
@@ -267,6 +266,7 @@ SOUNDS: dict[str, tuple[Callable[[Path], Path], int]] = {
     "cut wav": (lambda at: make.cut(make.wav(at / "v.wav", 0.8), 0.5), 10),
     "one sample": (lambda at: make.wav(at / "v.wav", 1 / 16_000), 1),
     "far too loud": (lambda at: make.float_wav(at / "v.wav", make.babble(0.4) * 1e6), 10),
+    "not a number": (lambda at: make.float_wav(at / "v.wav", np.full(6400, np.nan)), 10),
     "a film's voice": (lambda at: make.video(at / "v.mp4", 10), 10),
 }
 

@@ -6,6 +6,8 @@ Imports inside functions count as those at the top do: a circle that is hidden i
 from __future__ import annotations
 
 import ast
+import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -247,8 +249,25 @@ def test_versions_are_pinned_without_addresses() -> None:
 
 
 def test_the_methods_table_is_of_this_registry() -> None:
-    """docs/methods.md is printed from the registry, so it cannot fall behind."""
+    """docs/methods.md is what `vivavoce list --markdown` prints."""
     from vivavoce import registry
 
-    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
-    assert {n for n in registry.names() if f"`{n}`" not in page} == set()
+    rows = [line for line in (ROOT / "docs" / "methods.md").read_text("utf-8").splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == registry.names(), "run: vivavoce list --markdown, and put it into docs/methods.md"
+    for row, card in zip(rows, map(registry.find, registry.names()), strict=True):
+        assert all(part in row for part in (card.kind, card.family, card.summary, card.paper, card.license, *card.cls.presets)), row
+
+
+def test_the_documents_name_what_there_is() -> None:
+    """Links lead somewhere, and every verb has a page that every one of its options is at home on or in --help."""
+    from vivavoce.cli import VERBS
+
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
+    for verb, (kind, _) in VERBS.items():
+        text = (ROOT / "docs" / f"{verb}.md").read_text("utf-8")
+        options = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)} | {"--help", "--any-setting"}
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        assert named <= options, f"docs/{verb}.md names {sorted(named - options)}"

@@ -105,7 +105,7 @@ def speak(
         raise InputError(out, "unknown kind of video file", "name it .mp4, .mov or .mkv")
     if any(p.exists() and out.exists() and p.resolve() == out.resolve() for p in (Path(source), audio)):
         raise InputError(out, "is the input itself", "choose another --out")
-    heard = _check(audio, options)
+    heard = _check(Path(source), audio, options)
     begun = time.perf_counter()
     talker, size, notes = build(source, options)
     report = Report(out, out.with_suffix(".png"), 0, {"load": time.perf_counter() - begun}, notes)
@@ -124,8 +124,10 @@ def speak(
     return report
 
 
-def _check(audio: Path, options: Options) -> float:  # -> s
-    """How long the sound lasts; raises InputError for sound or options of no use, before anything slow begins."""
+def _check(source: Path, audio: Path, options: Options) -> float:  # -> s
+    """How long the sound lasts; raises InputError for files or options of no use, before anything slow begins."""
+    if not source.exists():
+        raise InputError(source, "no such file or folder", "check the name")
     if options.block < 1:
         raise InputError(f"--block {options.block}", "at least one frame has to be rendered at once", "give 1 or more")
     if options.size and not SMALLEST <= options.size <= LARGEST:
