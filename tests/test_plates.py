@@ -1,0 +1,94 @@
+"""Background plate and torso pictures, on pictures whose truth is known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vivavoce.face.regions import BACKGROUND, CLOTH, HEAD, NECK
+from vivavoce.prepare.background import plate
+from vivavoce.prepare.torso import body, over_plate, raised
+
+SIZE = 96
+
+
+def scene(shift: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A round head, a neck and a block of cloth, moved sideways, before a coloured ramp: picture, labels, background."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    back = np.stack([x * 2, y * 2, 200 - x], 2).astype(np.uint8)
+    labels = np.full((SIZE, SIZE), BACKGROUND, np.uint8)
+    labels[(y > 70) & (abs(x - 48 - shift) < 34)] = CLOTH
+    labels[(y > 52) & (y <= 70) & (abs(x - 48 - shift) < 9)] = NECK
+    labels[(y - 38) ** 2 + (x - 48 - shift) ** 2 < 20**2] = HEAD
+    picture = back.copy()
+    for label, colour in ((CLOTH, (20, 40, 90)), (NECK, (180, 140, 120)), (HEAD, (220, 170, 150))):
+        picture[labels == label] = colour
+    return picture, labels, back
+
+
+def distances(labels: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    return ndimage.distance_transform_edt(labels == BACKGROUND).astype(np.float32)
+
+
+def test_the_plate_is_the_true_background_wherever_some_frame_shows_it() -> None:
+    scenes = [scene(s) for s in (-26, 0, 26)]
+    image, seen, spread = plate(np.stack([p for p, _, _ in scenes]), np.stack([distances(lb) for _, lb, _ in scenes]))
+    clear = np.stack([distances(lb) > 5 for _, lb, _ in scenes]).any(0)
+    assert (image[clear] == scenes[0][2][clear]).all()
+    assert seen == clear.mean() and 0.5 < seen < 1 and spread == 0
+
+
+def test_one_wrong_frame_does_not_leave_a_trace() -> None:
+    picture, labels, back = scene(0)
+    pictures, away = np.stack([picture] * 5), np.stack([distances(labels)] * 5)
+    pictures[2, :10] = 255  # a flash
+    image, _, _ = plate(pictures, away)
+    assert (image[:10] == back[:10]).all()
+
+
+def test_pixels_never_seen_take_the_nearest_that_is() -> None:
+    picture, labels, back = scene(0)
+    image, _, _ = plate(picture[None], distances(labels)[None])
+    hidden = labels != BACKGROUND
+    near = back.reshape(-1, 3)[~hidden.reshape(-1)]
+    colours = {tuple(c) for c in near.tolist()}
+    assert {tuple(c) for c in image[hidden].tolist()} <= colours
+
+
+def test_the_body_is_opaque_where_it_is_and_goes_on_behind_the_head() -> None:
+    picture, labels, _ = scene(0)
+    out = body(picture, labels)
+    solid = np.isin(labels, (NECK, CLOTH))
+    inner = solid & np.roll(solid, 3, 1) & np.roll(solid, -3, 1) & np.roll(solid, 3, 0) & np.roll(solid, -3, 0)
+    assert (out[inner][:, 3] == 255).all() and (out[inner & (labels == CLOTH)][:, :3] == (20, 40, 90)).all()
+    top = 58 - round(53 * SIZE / 512)  # the head ends at row 57; the neck is continued so far up behind it
+    assert out[top + 3, 48, 3] > 200 and out[20, 48, 3] == 0
+    assert (abs(out[50, 48, :3].astype(int) - (180, 140, 120)) < 25).all()  # neck colour, not the head's
+    assert (out[out[..., 3] == 0][:, :3] == 0).all()
+
+
+def test_the_continuation_darkens_by_two_percent_a_row() -> None:
+    colours = np.full((20, 3, 3), 100, np.float32)
+    head, part = np.zeros((20, 3), bool), np.zeros((20, 3), bool)
+    head[:10], part[10:] = True, True
+    out, where = raised(colours, head, part, 5, 0)
+    assert where[5:10].all() and not where[:5].any()
+    assert np.allclose(out[9:4:-1, 1, 0], 100 * 0.98 ** np.arange(1, 6))
+
+
+def test_no_neck_in_sight_is_no_error() -> None:
+    labels = np.full((32, 32), HEAD, np.uint8)
+    assert body(np.zeros((32, 32, 3), np.uint8), labels)[..., 3].max() == 0
+
+
+def test_the_person_stays_and_the_background_becomes_the_plate() -> None:
+    picture, labels, back = scene(0)
+    dirty = picture.copy()
+    dirty[labels == BACKGROUND] = 0
+    merged = over_plate(dirty, labels, back)
+    far = distances(labels) > 4
+    assert (merged[far] == back[far]).all()
+    deep = np.zeros_like(far)
+    deep[34:42, 44:52] = True
+    assert (merged[deep] == picture[deep]).all()

@@ -1,0 +1,91 @@
+"""Task 5: the background without the person, `bc.jpg`.
+
+A pixel of the plate is the median over the frames in which it lies well away from the person (exact Euclidean distance
+transform, more than 5 px); where no frame shows it that clearly, the frame that shows it best; where none shows it at all
+(always behind the person), the nearest pixel that is known. The share of pixels really seen is kept in clip.json as
+`background`: {"seen": share, "steady": how still the background is, px level 0..255}.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from vivavoce.face import regions
+from vivavoce.media import read_image, write_image
+from vivavoce.prepare import Folder, Progress, Step
+from vivavoce.prepare.parallel import each
+from vivavoce.types import InputError
+
+FRAMES = 41  # looked at, evenly spread; odd, so that a median is a colour that was really there
+CLEAR = 5.0  # px from the person
+BAND = 64  # rows of the median at a time: memory
+
+
+def labels_of(folder: Folder, frame: int) -> np.ndarray:  # -> uint8 [H,W]
+    """Classes of a frame's parsing picture."""
+    colours = torch.from_numpy(np.ascontiguousarray(read_image(folder.file("parsing", f"{frame}.png")))).permute(2, 0, 1)[None]
+    return regions.labels_from_colours(colours)[0].numpy()
+
+
+def plate(pictures: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """The background from frames and each pixel's distance to the person in them.
+
+    Args:
+        pictures: uint8 [n,H,W,3]. away: float32 [n,H,W] px, 0 on the person.
+    Returns:
+        the plate uint8 [H,W,3], the share of pixels seen clearly in some frame, the median spread of a seen pixel (levels).
+    """
+    clear = away > CLEAR
+    seen = clear.any(0)
+    out = np.take_along_axis(pictures, away.argmax(0)[None, ..., None], 0)[0]
+    spreads = []
+    for top in range(0, out.shape[0], BAND):
+        rows = slice(top, top + BAND)
+        values = np.where(clear[:, rows, :, None], pictures[:, rows].astype(np.float32), np.nan)
+        part = seen[rows]
+        if part.any():
+            chosen = values[:, part]  # [n,P,3]
+            middle = np.nanmedian(chosen, axis=0)
+            out[rows][part] = np.round(middle).astype(np.uint8)
+            spreads.append(np.nanmedian(np.abs(chosen - middle), axis=0).mean(1))
+    hidden = away.max(0) <= 0
+    if hidden.any() and not hidden.all():
+        near = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+        out = out[near[0], near[1]]
+    return out, float(seen.mean()), float(np.median(np.concatenate(spreads))) if spreads else 0.0
+
+
+def run(folder: Folder, progress: Progress) -> None:
+    """Look at frames spread over the video and write the plate."""
+    chosen = np.unique(np.linspace(0, folder.frames - 1, min(FRAMES, folder.frames)).round().astype(int)).tolist()
+
+    def look(frame: int) -> tuple[np.ndarray, np.ndarray]:
+        free = labels_of(folder, frame) == regions.BACKGROUND
+        # beyond the picture's edge nobody knows whether the person goes on: distance to what is in the picture only
+        away = ndimage.distance_transform_edt(free) if not free.all() else np.full(free.shape, np.inf)
+        return read_image(folder.image(frame)), away.astype(np.float32)
+
+    pictures, distances = [], []
+    for done, (picture, away) in enumerate(each(look, chosen), 1):
+        pictures.append(picture)
+        distances.append(away)
+        progress(done, len(chosen))
+    image, seen, spread = plate(np.stack(pictures), np.stack(distances))
+    write_image(folder.file("bc.jpg"), image)
+    folder.update(background={"seen": round(seen, 4), "steady": round(spread, 2)})
+
+
+def verify(folder: Folder) -> None:
+    """A picture of the frames' size, and some of it really seen."""
+    path, remedy = folder.file("bc.jpg"), f"run: vivavoce prepare {folder.path} --only background"
+    if not path.is_file():
+        raise InputError(path, "is not there", remedy)
+    if read_image(path).shape[:2] != folder.size:
+        raise InputError(path, "has not the size of the frames", remedy)
+    if folder.clip.get("background", {}).get("seen", 1.0) < 0.02:
+        raise InputError(path, "the background is never seen: the person fills the picture", "use a video with some room around the head")
+
+
+STEP = Step("background", 5, 1, ("frames", "parsing"), ("bc.jpg",), run, verify)
