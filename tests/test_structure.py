@@ -271,3 +271,13 @@ def test_the_documents_name_what_there_is() -> None:
         options = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)} | {"--help", "--any-setting"}
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
         assert named <= options, f"docs/{verb}.md names {sorted(named - options)}"
+
+
+def test_every_step_is_documented() -> None:
+    from vivavoce.prepare import steps
+
+    page = (ROOT / "docs" / "prepare.md").read_text("utf-8")
+    for step in steps():
+        assert f"| {step.task or ''} | `{step.name}` |".replace("|  |", "| |") in page, (
+            f"docs/prepare.md says nothing of task {step.task}, {step.name}"
+        )
