@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from vivavoce.media.probe import limit
 from vivavoce.types import InputError
+
+# Pillow warns of large pictures on its own scale; here `limit` refuses them
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 QUALITY = 95  # of JPEG
 

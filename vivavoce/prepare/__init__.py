@@ -31,7 +31,6 @@ Progress = Callable[[int, int], None]  # done, total: what a step reports
 Report = Callable[[str, int, int], None]  # step, done, total: what the caller of `prepare` hears
 
 VIDEO = "video"  # the one input that is no step
-TASKS = range(10)
 SMALLEST, LARGEST = 64, 4096  # px, side of the frames
 
 
@@ -210,19 +209,12 @@ def prepare(
     try:
         where = Folder(at)
         with where.lock():
-            if source is not None:
-                where.adopt(source)
-            elif not where.video.exists():
-                raise InputError(where.video, "the folder's video is gone", f"run: vivavoce prepare VIDEO --folder {at}")
-            where.choose(where.options_for(tracker, speech, size))
-            for step in wanted:
-                _tell(progress, step.name, 0, 0)
-                bring(step, where, lambda done, total, name=step.name: _tell(progress, name, done, total))  # type: ignore[misc]
-                _tell(progress, step.name, 1, 1)
-    except InputError:
-        if source is not None:
-            Folder(at).abandon(source)
-        raise
+            try:
+                _work(where, source, wanted, where.options_for(tracker, speech, size), progress)
+            except InputError:
+                if source is not None:
+                    where.abandon(source)  # while the folder is ours: another run may be waiting for it
+                raise
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(at, "the disk is full", "make room and run the same command again: it goes on where it stopped") from e
@@ -230,6 +222,19 @@ def prepare(
             raise InputError(e.filename or at, f"cannot be used ({e.strerror})", "choose another place with --folder") from e
         raise
     return at
+
+
+def _work(folder: Folder, source: Path | None, wanted: Sequence[Step], options: Options, progress: Report | None) -> None:
+    """Bring every step asked for, in a folder that is locked."""
+    if source is not None:
+        folder.adopt(source)
+    elif not folder.video.exists():
+        raise InputError(folder.video, "the folder's video is gone", f"run: vivavoce prepare VIDEO --folder {folder.path}")
+    folder.choose(options)
+    for step in wanted:
+        _tell(progress, step.name, 0, 0)
+        bring(step, folder, lambda done, total, name=step.name: _tell(progress, name, done, total))  # type: ignore[misc]
+        _tell(progress, step.name, 1, 1)
 
 
 def _tell(progress: Report | None, name: str, done: int, total: int) -> None:

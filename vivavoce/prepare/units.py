@@ -49,8 +49,9 @@ def intensities(blendshapes: np.ndarray) -> np.ndarray:  # [T,52] -> [T,17]
     columns[25] = np.maximum.reduce([columns[25], columns[10], columns[26] - closed])
     raw = np.stack(list(columns.values()), 1)
     rest = np.nanpercentile(raw, REST, axis=0)
-    moved: np.ndarray = np.clip((raw - rest) / np.maximum(1 - rest, 0.05), 0, 1)
-    return FULL * np.nan_to_num(moved)
+    moved: np.ndarray = FULL * np.clip((raw - rest) / np.maximum(1 - rest, 0.05), 0, 1)
+    moved[np.isnan(moved)] = 0
+    return moved
 
 
 def run(folder: Folder, progress: Progress) -> None:
