@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import logging
 import re
@@ -27,6 +28,8 @@ from vivavoce.types import InputError
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # however a disk says so
 
 # Help reads better with a word for what goes there than with tyro's `{None}|PATH`.
 Video = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
@@ -323,19 +326,26 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="vivavoce: %(message)s", level=logging.WARNING)
     try:
         return _dispatch(words[0], words[1:])
-    except InputError as error:
-        err.print(f"vivavoce: {error}", style="red", markup=False)
-        return 2
     except KeyboardInterrupt:
         err.print("vivavoce: stopped; the same command goes on where it was")
         return 130
-    except SystemExit as stop:  # tyro has printed its message
+    except SystemExit as stop:  # tyro has printed its help
         return int(stop.code or 0) if isinstance(stop.code, int | None) else 2
     except Exception as error:
-        with tempfile.NamedTemporaryFile("w", prefix="vivavoce-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        err.print(f"vivavoce: a fault of ours ({type(error).__name__}: {error}); details: {log.name}", style="red", markup=False)
-        return 1
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """One line: what is wrong with the input, or where the report of a fault of ours lies. The exit code."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        error = InputError(error.filename or "the disk", "is full", "make room and run the same command again")
+    if isinstance(error, InputError):
+        err.print(f"vivavoce: {' '.join(str(error).split())}", style="red", markup=False)
+        return 2
+    with tempfile.NamedTemporaryFile("w", prefix="vivavoce-", suffix=".log", delete=False) as log:
+        log.writelines(traceback.format_exception(error))
+    err.print(f"vivavoce: a fault of ours ({type(error).__name__}: {error}); details: {log.name}", style="red", markup=False)
+    return 1
 
 
 def _dispatch(verb: str, words: list[str]) -> int:
