@@ -36,18 +36,19 @@ CORNERS_LEFT = (263, 362)
 # Points that hardly move with the expression: forehead, temples, nose bridge; for pose and crops that must not follow the mouth.
 STILL = (10, 67, 109, 338, 297, 103, 332, 54, 284, 21, 251, 162, 389, 127, 356, 6, 168, 197, 195, 5, 33, 133, 362, 263, 9, 8, 151)
 
-# The 68 points of the field (iBUG 300-W order) on the mesh. The jaw's points are those nearest to equal steps along the oval
-# between ear and chin; brows lie on the upper edge, as annotated there.
+# The 68 points of the field (iBUG 300-W order) on the mesh: for each the mesh point nearest to dlib's 68-point predictor, in the
+# median over 89 frames of two dozen clips, among the points of its own line and alike on both sides. They lie 3.6 % of the distance
+# between the outer eye corners from dlib's on average: jaw 6, brows 5, nose 2, eyes 2, lips 2.
 LANDMARKS_68 = (
-    *(127, 234, 132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 454, 356),  # 0-16 jaw, right to left
+    *(127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356),  # 0-16 jaw, right to left
     *(70, 63, 105, 66, 107),  # 17-21 right brow
     *(336, 296, 334, 293, 300),  # 22-26 left brow
-    *(168, 197, 5, 4),  # 27-30 bridge of the nose
-    *(98, 97, 2, 326, 327),  # 31-35 under the nose
+    *(168, 197, 195, 4),  # 27-30 bridge of the nose
+    *(240, 97, 2, 326, 460),  # 31-35 under the nose
     *(33, 160, 158, 133, 153, 144),  # 36-41 right eye
     *(362, 385, 387, 263, 373, 380),  # 42-47 left eye
-    *(61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91),  # 48-59 outer lips
-    *(78, 81, 13, 311, 308, 402, 14, 178),  # 60-67 inner lips
+    *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # 48-59 outer lips
+    *(78, 82, 13, 312, 308, 317, 14, 87),  # 60-67 inner lips
 )
 
 BLENDSHAPES = (
