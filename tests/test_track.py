@@ -1,0 +1,154 @@
+"""The mesh tracker on synthetic heads whose pose, focal length, shape and expression are known, and on recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.heads import talking_head, turn_errors
+from vivavoce.face import pose, regions, track
+from vivavoce.face.landmarker import Face, Landmarker
+from vivavoce.face.smooth import noise_of, steady
+from vivavoce.types import InputError
+
+STILL = list(regions.STILL)
+
+
+def jitter(points: Tensor) -> float:  # [T,P,2] px -> median acceleration, px a frame^2
+    return float((points[2:] - 2 * points[1:-1] + points[:-2]).norm(dim=-1).median())
+
+
+def all_found(points: Tensor) -> Tensor:
+    return torch.ones(len(points), dtype=torch.bool)
+
+
+def rigid(found: track.Track) -> Tensor:  # [T,27,2] px
+    return pose.project(found.camera, found.vertices)[:, STILL]
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0])
+def test_talking_head_is_found(noise: float) -> None:
+    head = talking_head(noise=noise)
+    found = track.track(head.points, all_found(head.points), head.size)
+    errors, gauge = turn_errors(found.rotation, head.rotation)
+    assert float(errors.mean()) < 0.5
+    assert gauge < 2  # which way a head with another shape looks is a matter of 2 degrees
+    assert 900 < found.focal < 1600  # truth 1200
+    assert float((rigid(found) - head.clean[:, STILL]).norm(dim=-1).mean()) < 0.5
+    assert float(found.error.mean()) < 2 * noise + 0.3
+    raw, ours, truth = jitter(head.points[:, STILL, :2]), jitter(rigid(found)), jitter(head.clean[:, STILL])
+    assert ours < truth + 0.1 * raw  # the landmarks' noise is nearly gone
+    assert float((found.vertices - track.aligned(head.shape, found.vertices, torch.ones(468))).norm(dim=1).mean()) < 0.002
+
+
+def test_known_focal_is_kept_and_distance_follows() -> None:
+    head = talking_head(frames=80, focal=700, distance=0.5)
+    found = track.track(head.points, all_found(head.points), head.size, focal=700)
+    assert found.focal == 700
+    assert abs(float(found.translation[:, 2].mean()) + 0.5) < 0.03
+
+
+def test_still_head_is_still_and_its_focal_comes_from_the_prior() -> None:
+    head = talking_head(turning=0.0, noise=0.5)
+    found = track.track(head.points, all_found(head.points), head.size)
+    assert jitter(rigid(found)) < 0.03 < 0.5 < jitter(head.points[:, STILL, :2])
+    assert 0.5 < -float(found.translation[:, 2].mean()) < 1.6
+    assert float(found.rotation.std(0).max().rad2deg()) < 0.2  # the mouth, which opens 18 mm, does not turn the head
+
+
+def test_quick_turn_does_not_lag() -> None:
+    head = talking_head(noise=0.6)
+    found = track.track(head.points, all_found(head.points), head.size)
+    middle = slice(90, 110)  # 14 degrees in about 8 frames
+    truth, ours = head.rotation[middle, 1], found.rotation[middle, 1]
+    bias = (found.rotation[:, 1] - head.rotation[:, 1]).median()
+    assert float((ours - truth - bias).abs().max().rad2deg()) < 1.2
+    best = min(range(-3, 4), key=lambda k: float((ours[3:-3] - head.rotation[93 + k : 107 + k, 1] - bias).abs().mean()))
+    assert best == 0
+
+
+def test_frames_without_a_face_are_filled() -> None:
+    head = talking_head(frames=120)
+    found = all_found(head.points)
+    gap = slice(40, 48)
+    points = head.points.clone()
+    points[gap], found[gap] = torch.nan, False
+    result = track.track(points, found, head.size)
+    errors, _ = turn_errors(result.rotation, head.rotation)
+    assert float(errors[gap].max()) < 2.5
+    assert bool(result.found.eq(found).all())
+    assert bool(result.error.isnan().eq(~found).all())
+    for value in (result.rotation, result.translation, result.expression):
+        assert bool(value.isfinite().all())
+        assert len(value) == 120
+
+
+def test_wild_frames_do_not_spoil_the_rest() -> None:
+    head = talking_head(frames=120)
+    points = head.points.clone()
+    points[[20, 61, 62]] += torch.tensor([25.0, -12.0, 0.0])  # the landmarks slip for a frame or two
+    result = track.track(points, all_found(points), head.size)
+    assert float((rigid(result) - head.clean[:, STILL]).norm(dim=-1).mean(1)[[18, 22, 59, 64]].max()) < 1.2
+
+
+def test_cut_between_shots_stays_sharp() -> None:
+    head = talking_head(frames=120)
+    points = head.points.clone()
+    points[60:] += torch.tensor([30.0, 10.0, 0.0])
+    result = track.track(points, all_found(points), head.size)
+    assert result.shots.nonzero()[:, 0].tolist() == [60]
+    truth = head.clean.clone()
+    truth[60:] += torch.tensor([30.0, 10.0])
+    assert float((rigid(result) - truth[:, STILL]).norm(dim=-1).mean(1)[58:62].max()) < 1.0
+
+
+def test_expression_is_in_the_basis_not_in_the_pose() -> None:
+    head = talking_head(noise=0.3)
+    result = track.track(head.points, all_found(head.points), head.size)
+    seen = pose.project(result.camera, result.deformed)
+    chin = [152, 14, 17]
+    assert float((seen[:, chin] - head.clean[:, chin]).norm(dim=-1).mean()) < 0.5
+    assert float((pose.project(result.camera, result.vertices)[:, chin] - head.clean[:, chin]).norm(dim=-1).mean()) > 1.5
+    assert torch.allclose(result.expression.std(0), torch.ones(result.expression.shape[1]), atol=0.35)
+
+
+def test_too_few_frames_is_told() -> None:
+    head = talking_head(frames=3)
+    with pytest.raises(InputError, match="1 frames with a face"):
+        track.track(head.points, torch.tensor([False, True, False]), head.size)
+
+
+def test_steady_keeps_what_moves_and_drops_what_trembles() -> None:
+    t = np.arange(400) / 25
+    path = 10 * np.tanh((t - 8) / 0.15) + np.sin(2 * np.pi * 1.2 * t)
+    rng = np.random.default_rng(0)
+    noisy = path + 0.3 * rng.standard_normal(len(t))
+    ours = steady(noisy[:, None], np.ones(len(t), bool))[:, 0]
+    assert abs(noise_of(noisy, np.ones(len(t), bool)) - 0.3) < 0.06
+    assert np.sqrt(np.mean((ours - path) ** 2)) < 0.25
+    assert np.median(np.abs(np.diff(ours, 2) - np.diff(path, 2))) < 0.35 * np.median(np.abs(np.diff(noisy, 2) - np.diff(path, 2)))
+    short = steady(noisy[:3, None], np.ones(3, bool))
+    assert np.array_equal(short[:, 0], noisy[:3])
+
+
+@pytest.mark.real
+@pytest.mark.assets
+def test_recording(shared_data: Path) -> None:
+    landmarker, previous, rows = Landmarker(), None, []
+    with av.open(str(shared_data / "video" / "dfrf_cnn2.mp4")) as video:
+        for k, frame in enumerate(video.decode(video=0)):
+            if k == 75:
+                break
+            previous = landmarker.follow(frame.to_ndarray(format="rgb24"), previous)
+            assert isinstance(previous, Face)
+            rows.append(previous.points)
+    points = torch.from_numpy(np.stack(rows))
+    result = track.track(points, all_found(points), (512, 512))
+    assert float(result.error.mean()) < 0.8  # px; eyes 138 px apart
+    assert jitter(rigid(result)) < 0.6 * jitter(points[:, STILL, :2])
+    assert 0.4 < -float(result.translation[:, 2].mean()) < 2.5
