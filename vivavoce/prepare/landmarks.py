@@ -21,7 +21,7 @@ from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.media import read_image
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.parallel import cores, each
-from vivavoce.prepare.speech import opened
+from vivavoce.prepare.rows import opened, writing
 from vivavoce.types import FPS, InputError
 
 RUN = 10 * FPS  # frames of one run
@@ -93,27 +93,31 @@ def run(folder: Folder, progress: Progress) -> None:
 def join(folder: Folder, runs: list[Path]) -> None:
     """Write the artefacts from the runs; raises InputError when hardly any frame has a face."""
     total = folder.frames
-    faces, previous, at = np.zeros(total, bool), None, 0
+    faces, at = np.zeros(total, bool), 0
+    previous: np.ndarray | None = None
     jumps: list[int] = []
-    with folder.whole("landmarks.npy") as lp, folder.whole("blendshapes.npy") as bp:
-        points = np.lib.format.open_memmap(lp, "w+", np.float32, (total, regions.POINTS, 3))
-        blendshapes = np.lib.format.open_memmap(bp, "w+", np.float32, (total, len(regions.BLENDSHAPES)))
+    shape, width = (total, regions.POINTS, 3), len(regions.BLENDSHAPES)
+    with (
+        folder.whole("landmarks.npy") as one,
+        folder.whole("blendshapes.npy") as two,
+        writing(one, shape, np.float32) as add_points,
+        writing(two, (total, width), np.float32) as add_blendshapes,
+    ):
         for path in runs:
-            with np.load(path) as run_of_frames:
-                count = len(run_of_frames["points"])
-                points[at : at + count], blendshapes[at : at + count] = run_of_frames["points"], run_of_frames["blendshapes"]
-            for k in range(at, at + count):
-                faces[k] = bool(np.isfinite(points[k]).all())
+            with np.load(path) as found:
+                points, blendshapes = found["points"], found["blendshapes"]
+            add_points(points)
+            add_blendshapes(blendshapes)
+            for k, row in enumerate(points, at):
+                faces[k] = bool(np.isfinite(row).all())
                 if faces[k]:
-                    write_lms(folder, k, regions.landmarks68(points[k]))
-                    jumps += [k] if previous is not None and jumped(previous, points[k]) else []
-                previous = points[k].copy() if faces[k] else None
-            at += count
+                    write_lms(folder, k, regions.landmarks68(row))
+                    jumps += [k] if previous is not None and jumped(previous, row) else []
+                previous = row if faces[k] else None
+            at += len(points)
         if faces.sum() < FEWEST:
             cause = f"a face in {int(faces.sum())} of {total} frames"
             raise InputError(folder.clip["video"]["file"], cause, "give a video in which one person faces the camera")
-        points.flush()
-        blendshapes.flush()
     folder.update(faces=[int(f) for f in faces], jumps=jumps)
 
 

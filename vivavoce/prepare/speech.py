@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 
 from vivavoce import speech
 from vivavoce.media import audio_chunks
 from vivavoce.prepare import Folder, Progress, Step
-from vivavoce.types import FPS, RATE, STEPS, InputError
+from vivavoce.prepare.rows import opened, writing
+from vivavoce.types import FPS, HOP, STEPS, InputError
 
 AT_ONCE = 10 * FPS  # frames encoded at once
 
@@ -33,18 +33,14 @@ def run(folder: Folder, progress: Progress) -> None:
 def encode(folder: Folder, name: str, progress: Progress) -> None:
     """One encoder, in a constant-memory stream."""
     encoder, total = speech.load(name), folder.frames
-    with folder.whole(f"aud_{name}.npy") as part:
-        table = np.lib.format.open_memmap(part, "w+", np.float16, (total, STEPS, encoder.dim))
-        flat, at, heard, state = table.reshape(-1, encoder.dim), 0, 0, encoder.start()
+    with folder.whole(f"aud_{name}.npy") as part, writing(part, (total, STEPS, encoder.dim), np.float16) as append:
+        at, heard, state = 0, 0, encoder.start()
         for chunk in audio_chunks(folder.file("aud.wav"), AT_ONCE):
             heard += len(chunk)
-            steps, state = encoder.push(chunk, state, last=heard * FPS >= total * RATE)
-            flat[at : at + len(steps)] = steps.cpu().numpy()
+            steps, state = encoder.push(chunk, state, last=heard >= total * HOP)
+            append(steps.cpu().numpy())
             at += len(steps)
             progress(at // STEPS, total)
-        if at != total * STEPS:
-            raise InputError(folder.file("aud.wav"), f"gives {at} steps of {name}, not {total * STEPS}", "run: vivavoce prepare again")
-        table.flush()
 
 
 def verify(folder: Folder) -> None:
@@ -56,14 +52,6 @@ def verify(folder: Folder) -> None:
             raise InputError(path, f"shape {list(table.shape)}, not [{folder.frames}, {STEPS}, D]", remedy)
         if not np.isfinite(table[:: max(1, len(table) // 100)]).all():
             raise InputError(path, "holds numbers that are not finite", remedy)
-
-
-def opened(path: Path, remedy: str) -> np.ndarray:
-    """An array on disk. Raises InputError when it is missing or no array."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(path, "missing or no NumPy file", remedy) from e
 
 
 STEP = Step("speech", 2, 1, ("audio",), ("aud.npy", "aud_*.npy"), run, verify)

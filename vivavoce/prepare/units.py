@@ -11,7 +11,7 @@ import numpy as np
 
 from vivavoce.face import regions
 from vivavoce.prepare import Folder, Progress, Step
-from vivavoce.prepare.speech import opened
+from vivavoce.prepare.rows import opened
 from vivavoce.types import FPS, InputError
 
 REST = 20  # percentile
