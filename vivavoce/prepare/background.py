@@ -38,7 +38,7 @@ def plate(pictures: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, float, fl
         the plate uint8 [H,W,3], the share of pixels seen clearly in some frame, the median spread of a seen pixel (levels).
     """
     clear = away > CLEAR
-    seen = clear.any(0)
+    seen = np.asarray(clear.any(0))
     out = np.take_along_axis(pictures, away.argmax(0)[None, ..., None], 0)[0]
     spreads = []
     for top in range(0, out.shape[0], BAND):

@@ -50,7 +50,7 @@ class Selfie:
         small = Image.fromarray(picture).resize((NET, NET), Image.Resampling.BILINEAR)
         self.net.set_tensor(self.entry, np.asarray(small, np.float32)[None] / 255)
         self.net.invoke()
-        return self.net.get_tensor(self.exit)[0, :, :, 0].copy()
+        return np.array(self.net.get_tensor(self.exit)[0, :, :, 0])
 
 
 @dataclass
@@ -83,11 +83,11 @@ def sharpened(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:  # [256,256]
     side = 2 * max(1, round(RADIUS * height / 512)) + 1
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return ndimage.uniform_filter(values, side)
+        return np.asarray(ndimage.uniform_filter(values, side))
 
     mg, mp = mean(guide), mean(p)
     slope = (mean(guide * p) - mg * mp) / (mean(guide * guide) - mg * mg + EPSILON)
-    return np.clip(mean(slope) * guide + mean(mp - slope * mg), 0, 1)
+    return np.asarray(np.clip(mean(slope) * guide + mean(mp - slope * mg), 0, 1))
 
 
 def filled(points: np.ndarray, loop: tuple[int, ...], size: tuple[int, int]) -> np.ndarray:  # [478,3] -> bool [H,W]
@@ -111,13 +111,13 @@ def learned(pictures: list[np.ndarray], persons: list[np.ndarray], meshes: list[
     cube = counts.reshape(3, BINS, BINS, BINS)
     spread = np.stack([ndimage.gaussian_filter(c, 0.8) for c in cube]).reshape(3, -1)
     total = spread.sum(1, keepdims=True)
-    return np.log((spread + 1e-3) / (total + 1e-3 * BINS**3)).astype(np.float32)
+    return np.asarray(np.log((spread + 1e-3) / (total + 1e-3 * BINS**3)), np.float32)
 
 
 def binned(picture: np.ndarray) -> np.ndarray:  # uint8 [H,W,3] -> [H,W] number of the colour's bin
     """Histogram bin of each pixel."""
     b = (picture // (256 // BINS)).astype(np.int64)
-    return (b[..., 0] * BINS + b[..., 1]) * BINS + b[..., 2]
+    return np.asarray((b[..., 0] * BINS + b[..., 1]) * BINS + b[..., 2])
 
 
 def classes(picture: np.ndarray, person: np.ndarray, points: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -75,14 +75,14 @@ def body(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
         near = ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True)
         colours[rim] = colours[near[0][rim], near[1][rim]]
     out = np.concatenate([colours * (alpha > 0)[..., None], alpha[..., None] * 255], 2)
-    return np.clip(np.round(out), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.round(out), 0, 255), np.uint8)
 
 
 def over_plate(picture: np.ndarray, labels: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """The person over the plate: uint8 [H,W,3] each; the outline is soft."""
     scale = max(labels.shape[0] / BASE, 0.5)
     alpha = ndimage.gaussian_filter((labels != regions.BACKGROUND).astype(np.float32), SOFT * scale)[..., None]
-    return np.clip(np.round(picture * alpha + plate * (1 - alpha)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.round(picture * alpha + plate * (1 - alpha)), 0, 255), np.uint8)
 
 
 def run(folder: Folder, progress: Progress) -> None:
