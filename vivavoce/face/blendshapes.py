@@ -65,7 +65,8 @@ class Basis:
 def curve(scores: Tensor) -> Tensor:  # [...,52] -> [...,52]
     """Scores made nearly linear in the movement: 0 stays 0, 1 stays 1."""
     low, high = KNEE**0.5, (1 + KNEE) ** 0.5
-    return ((scores.clamp(0, 1) + KNEE).sqrt() - low) / (high - low)
+    bent: Tensor = ((scores.clamp(0, 1) + KNEE).sqrt() - low) / (high - low)
+    return bent
 
 
 @lru_cache(maxsize=1)
@@ -87,6 +88,7 @@ def save(basis: Basis, file: Path = FILE) -> None:
     steps = np.rint(offsets / np.maximum(scale, 1e-12)[:, None, None]).astype(np.int8)
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as whole:
         np.savez_compressed(whole, offsets=steps, scale=scale.astype(np.float32), lips=basis.lips.numpy().astype(np.float32))
+    os.chmod(whole.name, 0o644)  # temporary files are private
     os.replace(whole.name, file)
 
 

@@ -68,7 +68,9 @@ class Identity:
     eyes: dict[str, eyes.Eye]
 
 
-@register(family="portrait", paper="none; mesh warping after Wolberg, Digital Image Warping (1990)", origin="vivavoce", license="Apache-2.0")
+@register(
+    family="portrait", paper="none; mesh warping after Wolberg, Digital Image Warping (1990)", origin="vivavoce", license="Apache-2.0"
+)
 class FaceWarp(Renderer):
     """Renders a portrait's crop; see the module."""
 
@@ -215,22 +217,21 @@ class FaceWarp(Renderer):
         source = identity.points[:, :2].repeat(len(moved), 1, 1)
         source[:, : regions.MESH] += (slide @ identity.frame.T)[..., :2]
         size = (identity.picture.shape[1], identity.picture.shape[2])
-        drawn = warp.warp(identity.picture, source, target, identity.triangles, size, config.backend)
-        frames = torch.where(drawn.alpha > 0, drawn.image, identity.picture)
+        frames = warp.warp(identity.picture, source, target, identity.triangles, size, config.backend, identity.picture).image
         lips, soft = _outline(target, regions.LIPS_INNER), max(0.8, config.soft * float(identity.frame.norm(dim=0).mean()))
         inside = mouth.compose(identity.mouth, maps[0], maps[1], lips, gap, shut[0], soft, config.backend)
         _blend(frames, identity.mouth.origin, *inside)
         for (side, (_, loop)), skull, closed in zip(BLINK.items(), maps[2:], shut[1:], strict=True):
             ball = eyes.compose(identity.eyes[side], skull, _outline(target, loop), closed, soft, config.backend)
             _blend(frames, identity.eyes[side].origin, *ball)
-        return frames.clamp(0, 1)
+        return frames
 
 
 def _blend(frames: Tensor, origin: tuple[int, int], colour: Tensor, mask: Tensor) -> None:
     """Lays a window [T,3,h,w] at `origin` (x, y) over frames [T,3,H,W], in place."""
     (left, top), (height, width) = origin, mask.shape[-2:]
     window = frames[:, :, top : top + height, left : left + width]
-    window += mask * (colour - window)
+    window.copy_(torch.lerp(window, colour, mask.expand_as(colour)).clamp(0, 1))
 
 
 def _step(t: Tensor) -> Tensor:

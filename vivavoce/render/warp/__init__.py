@@ -24,9 +24,9 @@ from torch import Tensor, as_tensor  # not torch itself: the back end of that na
 
 
 class Warped(NamedTuple):
-    """`image` is 0 where no triangle lies."""
+    """A warped picture."""
 
-    image: Tensor  # [B,C,H,W]
+    image: Tensor  # [B,C,H,W] `under` where no triangle lies
     alpha: Tensor  # [B,1,H,W] 1 where a triangle was drawn, else 0
 
 
@@ -52,12 +52,13 @@ def warp(
     triangles: Tensor,  # [F,3] int64
     size: tuple[int, int],  # H, W
     backend: str = "auto",
+    under: Tensor | None = None,  # [C,H,W], by default 0
 ) -> Warped:
     """Draws the picture's triangles at `target`. Degenerate triangles draw nothing; of equal depths the first wins.
 
     The picture is differentiable on the torch back end; positions are not.
     """
-    return Warped(*_backend(backend, picture).warp(picture, source, target, triangles, size))
+    return Warped(*_backend(backend, picture).warp(picture, source, target, triangles, size, under))
 
 
 def polygon(

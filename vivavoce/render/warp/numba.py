@@ -73,8 +73,8 @@ def _band(target: Array, triangles: Array, first: int, last: int, chosen: Array,
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy", cache=True, nogil=True)
-def _warp(picture: Array, source: Array, target: Array, triangles: Array, image: Array, alpha: Array) -> None:
-    # picture [B or 1,C,h,w], source [B or 1,V,2], target [B,V,3], triangles [F,3], image [B,C,H,W], alpha [B,1,H,W]
+def _warp(picture: Array, source: Array, target: Array, triangles: Array, under: Array, image: Array, alpha: Array) -> None:
+    # picture [B or 1,C,h,w], source [B or 1,V,2], target [B,V,3], triangles [F,3], under [C,H,W], image [B,C,H,W], alpha [B,1,H,W]
     rows, channels, height, width = image.shape
     for job in prange(rows * BANDS):
         row, band = job // BANDS, job % BANDS
@@ -94,7 +94,7 @@ def _warp(picture: Array, source: Array, target: Array, triangles: Array, image:
                 if t < 0:
                     alpha[row, 0, first + y, x] = F(0)
                     for c in range(channels):
-                        image[row, c, first + y, x] = F(0)
+                        image[row, c, first + y, x] = under[c, first + y, x]
                     continue
                 w0, w1 = weight[y, x, 0], weight[y, x, 1]
                 w2 = F(1) - w0 - w1
@@ -106,13 +106,18 @@ def _warp(picture: Array, source: Array, target: Array, triangles: Array, image:
                     image[row, c, first + y, x] = _read(page, c, sx, sy)
 
 
-def warp(picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def warp(
+    picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, size: tuple[int, int], under: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Shapes as in warp.warp -> image [B,C,H,W], alpha [B,1,H,W]."""
     pages = _array(picture if picture.ndim == 4 else picture[None])
     image = np.empty((len(target), pages.shape[1], *size), F)
+    ground = np.zeros(image.shape[1:], F) if under is None else _array(under)
     alpha = np.empty((len(target), 1, *size), F)
     with kernels():
-        _warp(pages, _array(source if source.ndim == 3 else source[None]), _array(target), _array(triangles, np.int32), image, alpha)
+        _warp(
+            pages, _array(source if source.ndim == 3 else source[None]), _array(target), _array(triangles, np.int32), ground, image, alpha
+        )
     return torch.from_numpy(image), torch.from_numpy(alpha)
 
 

@@ -8,7 +8,9 @@ from torch import Tensor
 SLACK = 1e-5  # barycentric slack of the inside test: without it rounding leaves cracks between neighbours
 
 
-def warp(picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def warp(
+    picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, size: tuple[int, int], under: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """As the package's warp -> image [B,C,H,W], alpha [B,1,H,W]."""
     chosen, weights = _rasterise(target, triangles, size)  # [B,H,W], [B,H,W,3]
     numbers = triangles[chosen.clamp(min=0)]  # [B,H,W,3]
@@ -16,7 +18,8 @@ def warp(picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, siz
     corners = source.expand(len(target), *source.shape[-2:])[row, numbers]  # [B,H,W,3,2]
     places = (weights[..., None] * corners).sum(-2)  # [B,H,W,2]
     drawn = (chosen >= 0)[:, None]
-    return sample(picture.expand(len(target), *picture.shape[-3:]), places) * drawn, drawn.to(picture)
+    image = sample(picture.expand(len(target), *picture.shape[-3:]), places)
+    return torch.where(drawn, image, 0 if under is None else under), drawn.to(picture)
 
 
 def _candidates(screen: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
