@@ -88,7 +88,8 @@ def test_losses_are_finite_and_every_parameter_learns(name: str) -> None:
     touched: set[str] = set()
     optimizers = method.optimizers()
     for step in range(int(method.config.steps)):
-        losses = method.update(person.clip(train.draw(len(person), method.config, step), method.needs | method.loss_needs), step, optimizers)
+        clip = person.clip(train.draw(len(person), method.config, step), method.needs | method.loss_needs)
+        losses = method.update(clip, step, optimizers)
         assert losses and all(torch.isfinite(v) for v in losses.values()), losses
         touched |= {n for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {n for n, p in method.named_parameters() if p.requires_grad} <= touched
@@ -118,7 +119,7 @@ def test_render_reads_only_what_it_names_and_draws_pictures(name: str) -> None:
     with torch.no_grad():
         frames = method.render(identity, clip)
     assert frames.shape == (3, 3, *person.size)
-    assert frames.dtype == torch.float32 and 0 <= frames.min() and frames.max() <= 1
+    assert frames.dtype == torch.float32 and frames.min() >= 0 and frames.max() <= 1
 
 
 @pytest.mark.parametrize("name", RENDERERS)

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     write_image(place / "bc.jpg", made.background)
     np.save(place / "aud_whisper.npy", torch.arange(COUNT * 2 * 3).reshape(COUNT, 2, 3).numpy().astype(np.float16))
     matrices = transform_from_camera(clip.camera)
-    for split, rows in (("train", range(0, 8)), ("val", range(8, COUNT))):
+    for split, rows in (("train", range(8)), ("val", range(8, COUNT))):
         frames = [{"img_id": i, "aud_id": i, "transform_matrix": matrices[i].tolist()} for i in rows if i != GAP]
         table = {"focal_len": float(clip.camera.focal[0, 0]), "cx": SIZE / 2, "cy": SIZE / 2, "frames": frames}
         (place / f"transforms_{split}.json").write_text(json.dumps(table))

@@ -79,12 +79,12 @@ def test_the_generator_drives_the_renderer_across_chunks() -> None:
 
 
 def test_a_renderer_without_its_generator_is_refused() -> None:
-    with pytest.raises(InputError, match="needs motion.*--generator"):
+    with pytest.raises(InputError, match=r"needs motion.*--generator"):
         Talker(Moved(None), SyntheticPerson(), EAR)
 
 
 def test_different_motion_spaces_are_refused() -> None:
-    with pytest.raises(InputError, match="keypoints.*blendshapes"):
+    with pytest.raises(InputError, match=r"keypoints.*blendshapes"):
         Talker(Moved(None), SyntheticPerson(), EAR, Keypoints(None))
 
 

@@ -59,7 +59,7 @@ class Method(nn.Module):
         losses = self.loss(clip)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        torch.stack([v for v in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(losses.values())).sum().backward()
         for optimizer in optimizers:
             optimizer.step()
         return {name: value.detach() for name, value in losses.items()}

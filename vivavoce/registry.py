@@ -35,7 +35,7 @@ class Card:
 
     @property
     def config(self) -> type[Any]:
-        return importlib.import_module(self.cls.__module__).Config  # type: ignore[no-any-return]
+        return importlib.import_module(self.cls.__module__).Config
 
 
 _cards: dict[str, Card] = {}

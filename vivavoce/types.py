@@ -55,7 +55,7 @@ class _Rows:
 
         def move(v: Any) -> Any:
             if isinstance(v, Tensor) and not v.is_floating_point():
-                device = [a for a in args if isinstance(a, str | torch.device)]
+                device: list[Any] = [a for a in args if isinstance(a, str | torch.device)]
                 return v.to(*device, **{k: w for k, w in kwargs.items() if k != "dtype"})
             return v.to(*args, **kwargs)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vivavoce.data.rowcache import RowCache
 from vivavoce.face import regions
-from vivavoce.face.pose import camera_from_lineage, camera_from_transform, motion_from_camera
+from vivavoce.face.pose import camera_from_transform, motion_from_camera
 from vivavoce.media import audio, read_image
 from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
 
@@ -182,7 +182,7 @@ class Person:
     def _track(self) -> dict[str, Tensor]:
         path = self._file("track_params.pt", "tracking")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+            return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file
             raise InputError(path, f"cannot be read ({type(error).__name__})", self._remedy("tracking")) from error
 

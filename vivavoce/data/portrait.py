@@ -97,7 +97,7 @@ class Portrait:
 
     @classmethod
     def best(cls, pictures: Iterable[str | Path | Any], name: str = "") -> Portrait:
-        """The picture (files or arrays) whose face is most frontal, with open eyes and a quiet mouth. Raises InputError when none has one."""
+        """Of several (files or arrays) the one whose face is most frontal, with open eyes and a quiet mouth. Raises InputError: no face."""
         landmarker, top, chosen = Landmarker(), -1.0, None
         for picture in pictures:
             image = read_image(picture) if isinstance(picture, str | Path) else picture

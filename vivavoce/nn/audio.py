@@ -52,4 +52,4 @@ class SpeechCode(nn.Module):
         steps = torch.tanh(self.narrow((speech - self.mean) / self.deviation) * 0.5)
         steps = self.steps(self.drop(steps).transpose(1, 2))  # [T,hidden,W/2]
         weight = self.attend(steps)[:, 0] + self.place[:, : steps.shape[2]]
-        return self.out((steps * torch.softmax(weight, dim=1)[:, None]).sum(2))  # type: ignore[no-any-return]
+        return self.out((steps * torch.softmax(weight, dim=1)[:, None]).sum(2))

@@ -21,9 +21,10 @@ class Torso(nn.Module):
         self.cells, self.limit = cells, limit
         self.picture = nn.Parameter(torch.zeros(4, *size))  # premultiplied colour, alpha
         self.plate = nn.Parameter(torch.zeros(3, *size))  # background
-        self.flow = nn.Sequential(nn.Linear(code, hidden), nn.Tanh(), nn.Linear(hidden, 2 * cells * cells))
-        nn.init.normal_(self.flow[2].weight, std=1e-3)  # starts nearly still
-        nn.init.zeros_(self.flow[2].bias)
+        last = nn.Linear(hidden, 2 * cells * cells)
+        nn.init.normal_(last.weight, std=1e-3)  # starts nearly still
+        nn.init.zeros_(last.bias)
+        self.flow = nn.Sequential(nn.Linear(code, hidden), nn.Tanh(), last)
 
     @torch.no_grad()
     def start(self, torso: Tensor, plate: Tensor) -> None:  # [T,4,H,W] straight alpha, [3,H,W]

@@ -165,7 +165,7 @@ def hanging(u: np.ndarray, v: np.ndarray, person: np.ndarray, ramp: Callable[...
 
 
 def whole(labels: np.ndarray) -> np.ndarray:
-    """Specks removed: person pixels not joined to the largest piece become background; holes of the person become cloth or hair around them."""
+    """Specks removed: person pixels not joined to the largest piece become background; holes become the cloth or hair around them."""
     pieces, count = ndimage.label(labels != regions.BACKGROUND)
     if count > 1:
         sizes = np.bincount(pieces.reshape(-1))

@@ -32,6 +32,6 @@ def writing(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Iter
 def opened(path: Path, remedy: str) -> np.ndarray:
     """An array on disk, read where it is touched. Raises InputError when it is missing or no array."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise InputError(path, "missing or no NumPy file", remedy) from e

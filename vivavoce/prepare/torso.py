@@ -35,7 +35,7 @@ def raised(colours: np.ndarray, head: np.ndarray, part: np.ndarray, rows: int, d
     Returns:
         the colours with the continuation in them, and where it lies [H,W].
     """
-    height, width = part.shape
+    height = len(part)
     below = np.zeros_like(part)
     below[1:] = part[1:] & head[:-1]  # the part's pixels right under the head
     columns = np.flatnonzero(below.any(0))

@@ -44,7 +44,7 @@ def load(name: str, device: str | torch.device = "cpu") -> Encoder:
     """The encoder of that name. Raises InputError when it does not exist or its weights cannot be had."""
     if name not in names():
         raise InputError(name, "no such speech encoder", f"choose from: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}").load(device)  # type: ignore[no-any-return]
+    return importlib.import_module(f"{__name__}.{name}").load(device)
 
 
 def encode(encoder: Encoder, audio: Tensor) -> Tensor:  # [N] -> [T,2,D]

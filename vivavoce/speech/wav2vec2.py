@@ -56,7 +56,7 @@ class Wav2Vec2:
         # Each window to mean 0 and variance 1, as the authors' feature extractor does with an utterance; 1e-7 keeps silence silent.
         level = (windows.var(1, correction=0, keepdim=True) + 1e-7).sqrt()
         steps = self.model((windows - windows.mean(1, keepdim=True)) / level).last_hidden_state
-        return steps[:, self.past : self.past + self.block].flatten(0, 1)  # type: ignore[no-any-return]
+        return steps[:, self.past : self.past + self.block].flatten(0, 1)
 
 
 def load(device: str | torch.device = "cpu", model: str = MODEL) -> Wav2Vec2:

@@ -34,7 +34,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [N,S,D] -> [N,S,D]
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [N,S,D] -> [N,S,D]
         x = x + self.attn(self.attn_ln(x))
-        return x + self.mlp(self.mlp_ln(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.mlp_ln(x))
 
 
 class Network(nn.Module):
@@ -70,7 +70,7 @@ class Network(nn.Module):
         x = x + self.positional_embedding[: x.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.ln_post(x)  # type: ignore[no-any-return]
+        return self.ln_post(x)
 
 
 class Whisper:
@@ -106,7 +106,7 @@ class Whisper:
     def _features(self, windows: Tensor) -> Tensor:  # [n,width] -> [n * block,384]
         mel = log_mel(windows.unfold(1, FFT, MEL_HOP), self.window, self.bank)
         steps = self.network(mel.transpose(1, 2))
-        return steps[:, self.past : self.past + self.block].flatten(0, 1)  # type: ignore[no-any-return]
+        return steps[:, self.past : self.past + self.block].flatten(0, 1)
 
 
 def from_authors(checkpoint: dict[str, object]) -> Network:

@@ -92,16 +92,17 @@ def render(
     Differentiable in all tensors but the camera's. Raises InputError for a back end that is not there, ValueError for shapes
     that do not fit.
     """
-    parts = {"means": (means, 2), "quaternions": (quaternions, 2), "scales": (scales, 2), "opacities": (opacities, 1), "colours": (colours, 2)}
+    parts = {
+        "means": (means, 2), "quaternions": (quaternions, 2), "scales": (scales, 2), "opacities": (opacities, 1), "colours": (colours, 2),
+    }  # fmt: skip
     single = len(camera) == 1 and all(part.dim() == dims for part, dims in parts.values())
     batch = max(len(camera), *(len(part) if part.dim() > dims else 1 for part, dims in parts.values()))
     points, turns, spreads, opaque, paint = (_rows(part, dims, batch, name) for name, (part, dims) in parts.items())
     module = _load(backend, means)
-    like = {"device": means.device, "dtype": means.dtype}
     view, focal, center = (_rows(part, dims, batch, "camera") for part, dims in ((camera.pose, 2), (camera.focal, 1), (camera.center, 1)))
     with pytorch.no_grad():
-        inverse = _rigid_inverse(view.detach().to(**like))
-        focal, center = focal.detach().to(**like), center.detach().to(**like)
+        inverse = _rigid_inverse(view.detach().to(means))
+        focal, center = focal.detach().to(means), center.detach().to(means)
     projected = module.project(points, turns, spreads, opaque, inverse, focal, center, size)
     if projected.means2d.requires_grad:
         projected.means2d.retain_grad()

@@ -36,7 +36,7 @@ FLOOR = F(-16)  # 2^FLOOR is far below ALPHA_MIN; smaller numbers would only slo
 OPTIONS: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "cache": True, "nogil": True}
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def stack(context: Any, count: Any) -> Any:
     """Pointer to `count` floats on the stack: unlike heap arrays LLVM knows them not to overlap, and so vectorises without checks."""
 
@@ -50,7 +50,7 @@ def stack(context: Any, count: Any) -> Any:
     return types.CPointer(types.float32)(count), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def as_float(context: Any, bits: Any) -> Any:
     """The float32 whose bits are this int32."""
 
