@@ -96,7 +96,7 @@ def colours_from_labels(labels: Tensor, split: bool = True) -> Tensor:  # [T,H,W
     """
     table = torch.tensor(COLOURS, dtype=torch.uint8)
     if not split:
-        table[[HAIR, INNER_MOUTH, TEETH]] = table[HEAD]
+        table[[HAIR, INNER_MOUTH, TEETH]] = table[HEAD].clone()
     return table.to(labels.device)[labels.long()].movedim(-1, 1)
 
 
