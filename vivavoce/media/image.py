@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -69,8 +70,13 @@ def write_image(path: str | Path, image: Tensor | np.ndarray) -> None:
     part = path.with_name(f".part-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels(image)).save(part, quality=QUALITY, subsampling=0)  # what JPEG and WebP heed, and others do not
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        whole = io.BytesIO()  # Pillow itself takes a full disk's short write for success
+        Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0)  # what JPEG and WebP heed, others do not
+        part.write_bytes(whole.getbuffer())
         os.replace(part, path)
+    except KeyError as e:
+        raise InputError(path, "unknown kind of picture", "name it .png or .jpg") from e
     except (OSError, ValueError) as e:
         cause = getattr(e, "strerror", None) or str(e)
         raise InputError(path, f"cannot be written ({cause})", "choose another place, or an ending such as .png") from e

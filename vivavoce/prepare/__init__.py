@@ -164,8 +164,12 @@ def place(video: Path, folder: str | Path | None) -> tuple[Path | None, Path]:
     return video, video.parent if video.parent.resolve().name == video.stem else video.with_suffix("")
 
 
-def check(speech: Sequence[str] | None, size: int | None) -> None:
+def check(tracker: str | None, speech: Sequence[str] | None, size: int | None) -> None:
     """Raises InputError for an option that no step could follow."""
+    from vivavoce.prepare.tracking import TRACKERS  # steps import this module
+
+    if tracker is not None and tracker not in TRACKERS:
+        raise InputError(f"--tracker {tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
     for name in [speech] if isinstance(speech, str) else speech or ():
         if name not in encoders():
             raise InputError(f"--speech {name}", "no such speech encoder", f"choose from: {', '.join(encoders())}")
@@ -203,7 +207,7 @@ def prepare(
     """
     source, at = place(Path(video), folder)
     wanted = chosen(steps(), task, only)
-    check(speech, size)
+    check(tracker, speech, size)
     if source is not None:
         admit(source, {s.name for s in wanted})
     try:
