@@ -275,6 +275,23 @@ def test_broken_stamps_do_not_run_for_ever(tmp_path: Path) -> None:
         list(frames(path))
 
 
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    path, wave = tmp_path / "song.mp3", tone(2, 44100, 0.5)
+    with av.open(str(path), "w") as out:
+        track, cover = out.add_stream("libmp3lame", rate=44100, layout="mono"), out.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "rgb24", av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(numbered(0), format="rgb24")
+        picture.pts = 0
+        frame = av.AudioFrame.from_ndarray((wave * 2e9).astype(np.int32), format="s32p", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 44100, 0, Fraction(1, 44100)
+        for packet in [*cover.encode(picture), *cover.encode(None), *track.encode(frame), *track.encode(None)]:
+            out.mux(packet)
+    assert probe(path).size == (0, 0) and len(audio(path)) == 32000
+    assert np.flatnonzero(audio(path).abs().numpy() > 0.25)[0] == pytest.approx(8000, abs=48)
+    with pytest.raises(InputError, match="no video"):
+        next(frames(path))
+
+
 # ---- encoding ----
 
 
