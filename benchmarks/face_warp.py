@@ -72,10 +72,9 @@ def talk(picture: Path, audio: Path, device: torch.device) -> None:
             first = time.perf_counter()
         count += len(frames)
     done = time.perf_counter()
-    print(
-        f"portrait {portrait.full[1]}x{portrait.full[0]}, crop {portrait.size[0]}: ready in {ready - begun:.2f} s, first frame {first - ready:.2f} s,"
-    )
-    print(f"    {count} frames in {done - ready:.2f} s: {count / (done - ready):.1f} frames a second; stages {talker.seconds}")
+    print(f"portrait {portrait.full[1]}x{portrait.full[0]}, crop {portrait.size[0]}: ready in {ready - begun:.2f} s")
+    print(f"first frame after {first - ready:.2f} s; {count} frames in {done - ready:.2f} s: {count / (done - ready):.1f} frames a second")
+    print("seconds by stage:", {stage: round(taken, 2) for stage, taken in talker.seconds.items()})
 
 
 def main() -> None:
@@ -100,9 +99,8 @@ def main() -> None:
         print(f"warp alone, {backend}, {SIZE} x {SIZE}: {rate(alone, count, device):.1f} frames a second")
     for block in (1, 8):
         cut = [Clip(motion=motion[i : i + block]) for i in range(0, ROWS, block)]
-        print(
-            f"render, {block} rows at once: {rate(lambda cut=cut: [method.render(identity, c) for c in cut], ROWS, device):.1f} frames a second"
-        )
+        speed = rate(lambda cut=cut: [method.render(identity, c) for c in cut], ROWS, device)  # type: ignore[misc]
+        print(f"render, {block} rows at once: {speed:.1f} frames a second")
     if options.portrait and options.audio:
         talk(options.portrait, options.audio, device)
 

@@ -167,7 +167,7 @@ def test_odd_sizes_and_faces_at_the_edge() -> None:
         method, identity = encoded(cut)
         frames = method.render(identity, motion(pose=(0.1, 0.1, 0.1), jawOpen=0.5))
         assert frames.shape == (1, 3, bottom - top, right - left) and torch.isfinite(frames).all()
-        assert 0 <= frames.min() and frames.max() <= 1
+        assert frames.min() >= 0 and frames.max() <= 1
 
 
 def test_a_portrait_without_a_face_is_refused() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivavoce.face import regions
-from vivavoce.face.crop import around, crop, paste, soft_mask
+from vivavoce.face.crop import Crop, around, crop, paste, soft_mask
 from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.media import frames as video_frames
 from vivavoce.media import read_image
@@ -53,7 +53,7 @@ class Portrait:
         side = MARGIN * float((points[0, :, :2].amax(0) - points[0, :, :2].amin(0)).max())
         side = int(min(max(side, CROP_SIDES[0]), CROP_SIDES[1])) // 2 * 2
         self.size = (side, side)
-        self.where = around(points, self.size, MARGIN, SHIFT)
+        self.where = _whole_pixels(around(points, self.size, MARGIN, SHIFT, level=False))
         inner = torch.cat([self.where.inside(points[..., :2]), points[..., 2:] * self.where.scale[:, None, None]], 2)
         self.row = Clip(
             frames=crop(image, self.where),
@@ -112,6 +112,16 @@ class Portrait:
     def of_video(cls, path: str | Path) -> Portrait:
         """The best frame of a video's first ten seconds."""
         return cls.best(islice(video_frames(path), 0, 250, SAMPLED), str(path))
+
+
+def _whole_pixels(where: Crop) -> Crop:
+    """A crop that need not reduce the picture, at its own scale and moved onto its pixels: cutting out and pasting back change none."""
+    if bool((where.scale < 0.98).any()):  # the side was rounded down
+        return where
+    height, width = where.size
+    middle = where.outside(torch.tensor([[[width / 2, height / 2]]]))[0, 0]
+    left, top = (middle - torch.tensor([width / 2, height / 2])).round().tolist()
+    return Crop(torch.tensor([[[1.0, 0.0, -left], [0.0, 1.0, -top]]]), where.size)
 
 
 def _area(face: Face) -> float:

@@ -37,6 +37,9 @@ ROLL, LID_ROLL = 0.002, 0.16  # by which the edges of shut lips (metres) and lid
 MEET = 0.8  # how far down the opening the lids meet
 KEPT = ("mouthSmile", "mouthDimple", "mouthFrown", "cheek", "noseSneer", "brow", "eyeSquint")
 
+SMILE = torch.tensor([name.startswith(("mouthSmile", "mouthDimple")) for name in regions.BLENDSHAPES])
+ROUND = [regions.BLENDSHAPES.index(name) for name in ("mouthFunnel", "mouthPucker")]
+
 
 @dataclass
 class Config:
@@ -117,7 +120,9 @@ class FaceWarp(Renderer):
             kept = torch.tensor([n.startswith(KEPT) for n in regions.BLENDSHAPES])
         else:  # what scores the shut mouth of this face has, belongs to its shape
             kept = torch.tensor([not n.startswith(("jawOpen", "eyeBlink", "eyeLook")) for n in regions.BLENDSHAPES])
-        return target + kept.to(own) * self.config.keep * (own - target).clamp(min=0)
+        round_lips = target[:, ROUND].sum(1, keepdim=True).clamp(max=1)  # which a smile that stays would spoil
+        share = self.config.keep * kept.to(own) * torch.where(SMILE.to(own.device), 1 - round_lips, 1.0)
+        return target + share * (own - target).clamp(min=0)
 
     def _face(self, identity: Identity, motion: Motion) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Movement of the mesh in head space [T,468,3] metres, the lips' gap [T] metres, and how far the mesh's corners slide
@@ -274,5 +279,5 @@ def _tones(picture: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:  #
     light = torch.maximum(bright.mean(), 0.9 * skin.mean())
     pale, flesh = (1 - c.min() / c.max().clamp(min=1e-3) for c in (bright, skin))
     stone = (pale / flesh.clamp(min=1e-3)).clamp(max=1)  # eyes of the skin's own colour: a statue, and its teeth are stone too
-    hue = torch.lerp(torch.ones_like(skin), skin / skin.mean().clamp(min=1e-3), 0.25 + 0.6 * stone)
-    return (light * hue).clamp(0, 0.95), lip, skin
+    hue = torch.lerp(torch.ones_like(skin), skin / skin.mean().clamp(min=1e-3), 0.45 + 0.45 * stone)
+    return (1.15 * light * hue).clamp(0, 0.95), lip, skin

@@ -158,6 +158,7 @@ def compose(
     own = affine(mouth.own, skull, mouth.size, backend)
     if mouth.shows:  # the lips' shadow as they close
         stays = _step(gap / (0.4 * mouth.opening))
+        own = torch.cat([own[:, :3] * (0.6 + 0.4 * _step(gap / mouth.opening))[:, None, None, None], own[:, 3:]], 1)
     else:
         stays = 1 - _step((gap - mouth.opening) / OPEN)
     seen = _over(own * stays[:, None, None, None], drawn)

@@ -140,13 +140,27 @@ def _nearest(line: Array, count: int, x: Any, y: Any) -> tuple[Any, bool]:
     return nearest, inside
 
 
+@njit(fastmath=True, error_model="numpy", inline="always")
+def _box(line: Array) -> tuple[Any, Any, Any, Any]:
+    # line [P,2] -> left, right, top, bottom
+    left, right, top, low = line[0, 0], line[0, 0], line[0, 1], line[0, 1]
+    for i in range(1, len(line)):
+        left, right = min(left, line[i, 0]), max(right, line[i, 0])
+        top, low = min(top, line[i, 1]), max(low, line[i, 1])
+    return left, right, top, low
+
+
 @njit(parallel=True, fastmath=True, error_model="numpy", cache=True, nogil=True)
 def _polygon(points: Array, soft: Array, mask: Array) -> None:
     # points [B,P,2], soft [B], mask [B,1,H,W]
     rows, _, height, width = mask.shape
     for job in prange(rows * height):
         row, line = job // height, job % height
+        left, right, top, low = _box(points[row])
         for column in range(width):
+            if column + 1 < left or column > right or line + 1 < top or line > low:
+                mask[row, 0, line, column] = F(0)
+                continue
             nearest, inside = _nearest(points[row], points.shape[1], F(column) + F(0.5), F(line) + F(0.5))
             t = min(math.sqrt(nearest) / soft[row], F(1))
             mask[row, 0, line, column] = t * t * (F(3) - F(2) * t) if inside else F(0)
@@ -156,9 +170,14 @@ def _polygon(points: Array, soft: Array, mask: Array) -> None:
 def _stroke(points: Array, width: float, mask: Array) -> None:
     # points [B,P,2], mask [B,1,H,W]
     rows, _, height, columns = mask.shape
+    far = F(4) * width  # where the line has faded to 1e-7
     for job in prange(rows * height):
         row, line = job // height, job % height
+        left, right, top, low = _box(points[row])
         for column in range(columns):
+            if column + 1 < left - far or column > right + far or line + 1 < top - far or line > low + far:
+                mask[row, 0, line, column] = F(0)
+                continue
             nearest, _ = _nearest(points[row], points.shape[1] - 1, F(column) + F(0.5), F(line) + F(0.5))
             mask[row, 0, line, column] = math.exp(-nearest / (width * width))
 
