@@ -1,15 +1,16 @@
 """Task 5: the background without the person, `bc.jpg`.
 
 A pixel of the plate is the median over the frames in which it lies well away from the person (exact Euclidean distance
-transform, more than 5 px); where no frame shows it that clearly, the frame that shows it best; where none shows it at all
-(always behind the person), the nearest pixel that is known. The share of pixels really seen is kept in clip.json as
-`background`: {"seen": share, "steady": how still the background is, px level 0..255}.
+transform, more than 5 px). Nearer pixels are mixed with the person's outline and not used. Where no frame shows the background
+(always behind the person), it is the nearest pixel that is known, blurred the more the farther that is. The
+share of pixels really seen is kept in clip.json as `background`: {"seen": share, "steady": how still the background is, px level 0..255}.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from vivavoce.face import regions
@@ -20,6 +21,8 @@ from vivavoce.types import InputError
 
 FRAMES = 41  # looked at, evenly spread; odd, so that a median is a colour that was really there
 CLEAR = 5.0  # px from the person
+HALO = 2.0  # px from the person that its outline may colour
+BLURS = (3.0, 8.0, 20.0)  # px: blur of a pixel that far from the nearest seen
 BAND = 64  # rows of the median at a time: memory
 
 
@@ -39,7 +42,7 @@ def plate(pictures: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, float, fl
     """
     clear = away > CLEAR
     seen = np.asarray(clear.any(0))
-    out = np.take_along_axis(pictures, away.argmax(0)[None, ..., None], 0)[0]
+    out = np.zeros_like(pictures[0])
     spreads = []
     for top in range(0, out.shape[0], BAND):
         rows = slice(top, top + BAND)
@@ -50,11 +53,37 @@ def plate(pictures: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, float, fl
             middle = np.nanmedian(chosen, axis=0)
             out[rows][part] = np.round(middle).astype(np.uint8)
             spreads.append(np.nanmedian(np.abs(chosen - middle), axis=0).mean(1))
-    hidden = away.max(0) <= 0
-    if hidden.any() and not hidden.all():
-        near = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
-        out = out[near[0], near[1]]
-    return out, float(seen.mean()), float(np.median(np.concatenate(spreads))) if spreads else 0.0
+    return filled(out, seen), float(seen.mean()), float(np.median(np.concatenate(spreads))) if spreads else 0.0
+
+
+def filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:  # uint8 [H,W,3], bool [H,W] -> uint8 [H,W,3]
+    """Pixels not seen from those around them: the nearest one's colour, then blurred, so that no streaks point at the person."""
+    if seen.all() or not seen.any():
+        return image
+    away, near = ndimage.distance_transform_edt(~seen, return_indices=True)
+    out = image[near[0], near[1]].astype(np.float32)
+    for sigma in BLURS:
+        soft = ndimage.gaussian_filter(out, (sigma, sigma, 0))
+        weight = np.clip(away / sigma - 1, 0, 1)[..., None]
+        out = out * (1 - weight) + soft * weight
+    return np.asarray(np.clip(np.round(out), 0, 255), np.uint8)
+
+
+def grown(colours: np.ndarray, known: np.ndarray) -> np.ndarray:  # float32 [H,W,3], bool [H,W] -> uint8 [H,W,3]
+    """Colours of the unknown pixels, smooth and continuous at the known ones: averages of ever larger squares (push-pull)."""
+    height, width = known.shape
+    weight = known[..., None].astype(np.float32)
+    if not known.all() and min(height, width) > 1:
+        even = ((0, height % 2), (0, width % 2), (0, 0))
+        w = np.pad(weight, even)
+        c = np.pad(colours * weight, even)
+        quads = (slice(0, None, 2), slice(1, None, 2))
+        share = np.stack([w[a, b] for a in quads for b in quads]).sum(0)
+        mean = np.stack([c[a, b] for a in quads for b in quads]).sum(0) / np.maximum(share, 1e-6)
+        coarse = grown(mean, share[..., 0] > 0).astype(np.float32)
+        fine = np.asarray(Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR), np.float32)
+        colours = np.where(weight > 0, colours, fine)
+    return np.clip(np.round(colours), 0, 255).astype(np.uint8)
 
 
 def run(folder: Folder, progress: Progress) -> None:
@@ -88,4 +117,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, "the background is never seen: the person fills the picture", "use a video with some room around the head")
 
 
-STEP = Step("background", 5, 1, ("frames", "parsing"), ("bc.jpg",), run, verify)
+STEP = Step("background", 5, 2, ("frames", "parsing"), ("bc.jpg",), run, verify)
