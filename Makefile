@@ -34,7 +34,7 @@ $(error VIDEO needs AUDIO: make demo VIDEO=me.mp4 AUDIO=words.wav)
 endif
 demo: $(VENV)/.core
 	@mkdir -p "$(OUT)"
-	name=$$(basename "$(VIDEO)") && name="$(OUT)/$${name%.*}" && \
+	@name=$$(basename "$(VIDEO)") && name="$(OUT)/$${name%.*}" && \
 	$(BIN)/vivavoce prepare "$(VIDEO)" --folder "$$name" && \
 	$(BIN)/vivavoce train $(METHOD) "$$name" --preset $(PRESET) --out "$$name-$(METHOD)" && \
 	$(BIN)/vivavoce run "$$name-$(METHOD)" --audio "$(AUDIO)" --out "$$name-speaks.mp4" && \

@@ -262,4 +262,4 @@ def _resize(image: Any, size: tuple[int, int], nearest: bool = False) -> Any:  #
 
 
 def _pixels(image: Any) -> Tensor:  # uint8 [H,W,C] -> [C,H,W] in 0..1
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
