@@ -30,6 +30,7 @@ RUN = 50  # frames a thread takes at once
 SAMPLES = 15  # frames the colours are learned from
 BINS = 16  # of a histogram, each colour channel
 SMOOTH = 5  # px at 512, of the label vote
+RIM = 5  # px at 512, of the person's outline whose colours are not trusted
 CHIN, FOREHEAD, RIGHT, LEFT = 152, 10, 234, 454  # mesh points
 COLLAR = 0.24  # of the way from chin to forehead: no collar or shoulder reaches higher
 SKIN, HAIR, CLOTH = range(3)  # colour models
@@ -132,15 +133,16 @@ def classes(picture: np.ndarray, person: np.ndarray, points: np.ndarray, colours
         return np.log(0.01 + 0.99 * np.clip((value - low) / (high - low), 0, 1))
 
     smooth = max(1, round(SMOOTH * size[0] / 512))
+    throat = np.where((side < 0.6) & (v < 0.2), ramp(-v, -0.1, 0.5), 0)  # bare shoulders have the neck's colour, cloth or not
     scores = np.stack(
         [
             own[SKIN] + np.where(v < COLLAR - 0.06, -20, ramp(v, COLLAR - 0.06, 0.4)) + ramp(-side, -1.45, -1.15),  # ears, forehead
             own[SKIN] + ramp(-v, -0.2, 0.0) + ramp(v, -0.95, -0.45) + ramp(-side, -1.0, -0.65),  # neck
-            own[CLOTH] + np.where(v > 0.45, -20, ramp(-v, -0.3, 0.0)),
-            own[HAIR] + hanging(u, v, person, ramp),
+            own[CLOTH] + np.where(v > 0.45, -20, ramp(-v, -0.3, 0.0)) + throat,
+            own[HAIR] + hanging(u, v, person, ramp) + throat,
         ]
     )
-    scores = np.stack([ndimage.uniform_filter(s, smooth) for s in scores])
+    scores = voted(scores.astype(np.float32), person > 0.5, smooth, max(1, round(RIM * size[0] / 512)))
     labels = np.array([regions.HEAD, regions.NECK, regions.CLOTH, regions.HAIR], np.uint8)[scores.argmax(0)]
     labels[person < 0.5] = regions.BACKGROUND
     labels[filled(points, regions.OVAL, size)] = regions.HEAD
@@ -154,13 +156,24 @@ def classes(picture: np.ndarray, person: np.ndarray, points: np.ndarray, colours
     return whole(labels)
 
 
+def voted(scores: np.ndarray, person: np.ndarray, smooth: int, rim: int) -> np.ndarray:  # [4,H,W], bool [H,W] -> [4,H,W]
+    """Scores averaged over neighbours; along the person's outline, whose colours are mixed with the background's, over those inside."""
+    core = ndimage.binary_erosion(person, iterations=rim, border_value=1)
+    share = ndimage.uniform_filter(core.astype(np.float32), 4 * rim + 1)
+    edge = person & ~core & (share > 1e-4)
+    out = np.stack([ndimage.uniform_filter(s, smooth) for s in scores])
+    for k, score in enumerate(scores):
+        out[k][edge] = ndimage.uniform_filter(np.where(core, score, 0), 4 * rim + 1)[edge] / share[edge]
+    return out
+
+
 def hanging(u: np.ndarray, v: np.ndarray, person: np.ndarray, ramp: Callable[..., np.ndarray]) -> np.ndarray:  # -> [H,W]
     """Log prior of hair: below the chin only on a side where something hangs beside the jaw, else a dark coat would be hair."""
     out = np.empty_like(v)
     for on_side in (u < 0, u >= 0):
         beside = on_side & (v > 0.05) & (v < 0.35) & (np.abs(u) > 1.1) & (np.abs(u) < 1.4)
         long = bool(beside.any()) and person[beside].mean() > 0.5
-        out[on_side] = ramp(v[on_side], -1.2, -0.3) if long else np.where(v[on_side] < COLLAR, -20, ramp(v[on_side], COLLAR, 0.45))
+        out[on_side] = ramp(v[on_side], -0.9, -0.1) if long else np.where(v[on_side] < COLLAR, -20, ramp(v[on_side], COLLAR, 0.45))
     return out
 
 
@@ -237,4 +250,4 @@ def verify(folder: Folder) -> None:
         raise InputError(folder.file("parsing", "0.png"), "has not the size of the frames", remedy)
 
 
-STEP = Step("parsing", 4, 1, ("frames", "landmarks"), ("parsing/*.png",), run, verify)
+STEP = Step("parsing", 4, 2, ("frames", "landmarks"), ("parsing/*.png",), run, verify)
