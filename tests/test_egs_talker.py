@@ -47,7 +47,7 @@ def test_the_first_picture_is_already_the_person() -> None:
 
 
 def test_the_mouth_follows_speech() -> None:
-    method, person, log = trained(60, coarse=10, points=400, most=500, grow_every=20)
+    method, person, log = trained(80, coarse=10, grow_every=30)
     first = torch.stack([step["colour"] for step in log[:5]]).mean()
     assert torch.stack([step["colour"] for step in log[-5:]]).mean() < 0.7 * first
     wide, shut = int(person.opening.argmax()), int(person.opening.argmin())
@@ -59,7 +59,7 @@ def test_the_mouth_follows_speech() -> None:
     x0, y0, x1, y1 = clip.mouth[0].round().long().tolist()
     open_mouth, shut_mouth = frames[:, :, y0:y1, x0:x1].mean((1, 2, 3)).tolist()
     assert shut_mouth - open_mouth > 0.01  # the inside is dark
-    assert (frames[0] - frames[1])[:, :8].abs().max() < 1e-3  # far from the face nothing follows
+    assert (frames[0] - frames[1])[:, :8].abs().mean() < 0.1 * (shut_mouth - open_mouth)  # far from the mouth little follows
 
 
 def test_render_reads_nothing_but_its_needs_and_rows_are_independent() -> None:
@@ -71,6 +71,17 @@ def test_render_reads_nothing_but_its_needs_and_rows_are_independent() -> None:
         together = method.render(heard, bare)
         assert torch.allclose(together, method.render(None, full), atol=1e-5)
         assert torch.allclose(together[2:3], method.render(heard, bare[2:3]), atol=1e-5)
+
+
+def test_frames_are_as_large_as_the_camera_says() -> None:
+    method, person, _ = trained(4)
+    clip = person.clip([0], method.needs)
+    assert clip.camera is not None
+    large = dataclasses.replace(clip, camera=Camera(clip.camera.pose, clip.camera.focal * 2, clip.camera.center * 2))
+    with torch.no_grad():
+        small, big = method.render(None, clip), method.render(None, large)
+    assert big.shape == (1, 3, 96, 96)
+    assert (torch.nn.functional.avg_pool2d(big, 2) - small).abs().mean() < 0.02
 
 
 def test_density_control_fires_and_a_checkpoint_of_another_size_loads() -> None:

@@ -80,7 +80,7 @@ def test_agent_attention_equals_a_plain_loop() -> None:
     for t in range(2):
         heard = []
         for a in range(3):
-            logits = torch.stack([names[a] @ tokens[t, k] / 2**0.5 for k in range(4)])
+            logits = torch.stack([names[a] @ tokens[t, k] / 8**0.5 for k in range(4)])
             heard.append(sum(w * tokens[t, k] for k, w in enumerate(logits.softmax(0))))
         for n in range(6):
             logits = torch.stack([points[n] @ names[a] / 2**0.5 for a in range(3)])
@@ -99,12 +99,17 @@ def test_spread_points_are_far_apart() -> None:
 def test_speech_code_is_standardised_and_of_each_row_alone() -> None:
     torch.manual_seed(0)
     speech = torch.randn(40, 24, 12) * torch.arange(1, 13) + 5
-    code = SpeechCode(12, 16, 8, dropout=0.5)
+    code = SpeechCode(12, 24, 16, 8, dropout=0.5)
     code.fit(speech)
     flat = ((speech.reshape(-1, 12) - code.mean) / code.deviation) @ code.narrow.weight.detach().t()
     assert torch.allclose(flat.std(0), torch.ones(8), atol=0.05)  # principal directions, whitened
     code.eval()
-    assert torch.allclose(code(speech)[7:9], code(speech[7:9]), atol=1e-6)
+    codes = code(speech).detach()
+    size = codes.square().mean(1, keepdim=True)
+    raw = codes * torch.rsqrt(1 - size / 4)  # before the bound
+    assert torch.allclose(raw.mean(0), torch.zeros(16), atol=1e-3) and torch.allclose(raw.std(0), torch.ones(16), atol=1e-3)
+    assert code(speech * 100).square().mean(1).max() < 4
+    assert torch.allclose(codes[7:9], code(speech[7:9]), atol=1e-4)
     code(speech).square().sum().backward()
     assert all(p.grad is not None and p.grad[..., :1].abs().sum() > 0 for p in code.parameters())
 

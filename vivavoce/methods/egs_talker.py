@@ -74,6 +74,17 @@ class Heard(NamedTuple):
     weights: Tensor  # [N,A] how much each Gaussian listens to each agent
 
 
+class Moved(NamedTuple):
+    """The Gaussians of T rows."""
+
+    means: Tensor  # [T,N,3] metres
+    quaternions: Tensor  # [T,N,4]
+    scales: Tensor  # [T,N,3] metres
+    opacities: Tensor  # [T,N]
+    colours: Tensor  # [T,N,3]
+    offsets: Tensor | None  # [T,N,14] before the bounds
+
+
 def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
     """Small turn of the head away from `center` (axis times sine, rad) and its place before the camera (metres)."""
     turn = camera.pose[:, :3, :3] @ center.t()
@@ -106,6 +117,7 @@ class EgsTalker(Renderer):
     window = (16, 8)
 
     size: Tensor
+    focal: Tensor
     pose_mean: Tensor
     pose_deviation: Tensor
     pose_center: Tensor
@@ -120,8 +132,8 @@ class EgsTalker(Renderer):
         c: Config = self.config
         self.gaussians = Gaussians(count, c.embedding)
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
-        self.feature = nn.Linear(self.planes.width + c.embedding, c.width)
-        self.audio = SpeechCode(speech, c.width, dropout=c.dropout)
+        self.feature = nn.Sequential(nn.Linear(self.planes.width + 27 + c.embedding, c.width), nn.LayerNorm(c.width))
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
         self.token_audio = kan(c.width, c.width, c.width)
         self.token_eyes = kan(2, c.width, c.width)
         self.token_camera = kan(6, c.width, c.width)
@@ -130,10 +142,11 @@ class EgsTalker(Renderer):
         self.attention = AgentAttention(c.width)
         self.hear = nn.Linear(c.width, c.hidden)
         self.deform = nn.Linear(c.hidden, 14)
-        nn.init.normal_(self.deform.weight, std=1e-2)
+        nn.init.normal_(self.deform.weight, std=2e-3)
         nn.init.zeros_(self.deform.bias)
         self.torso = Torso(size, 6, c.flow_cells)
         self.register_buffer("size", torch.tensor(size))
+        self.register_buffer("focal", torch.tensor(float(size[0])))  # px, of the training images
         self.register_buffer("pose_mean", torch.zeros(6))
         self.register_buffer("pose_deviation", torch.ones(6))
         self.register_buffer("pose_center", torch.eye(3))
@@ -160,10 +173,11 @@ class EgsTalker(Renderer):
         self.audio.fit(every.speech)
         u, _, v = torch.linalg.svd(every.camera.pose[:, :3, :3].mean(0))
         self.pose_center.copy_(u @ v)
+        self.focal.copy_(every.camera.focal[0, 0])
         raw = pose_code(every.camera, self.pose_center)
         self.pose_mean.copy_(raw.mean(0))
         self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
-        middle = int(self._code(some.camera).square().sum(1).argmin())
+        middle = int(self.code(some.camera).square().sum(1).argmin())
         head = torch.isin(some.labels, torch.tensor(HEAD))
         triangles, lips = torch.from_numpy(face_mesh.triangles()), torch.tensor(regions.LIPS_INNER)
         mesh: Tensor = source.mesh  # type: ignore[attr-defined]
@@ -182,13 +196,15 @@ class EgsTalker(Renderer):
 
     # ---- draw ----
 
-    def _code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
+    def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
         return (pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation
 
     def encode(self, source: Clip | None = None) -> Heard:
         """All that no frame changes: what each Gaussian is like and which agents it listens to."""
         g = self.gaussians
-        features = self.feature(torch.cat([self.planes(g.means), g.embeddings], 1))
+        place = (g.means - self.planes.low) / (self.planes.high - self.planes.low) * 2 - 1
+        waves = torch.cat([place * torch.pi / 2 * 2**k for k in range(4)], 1)  # smooth from the first step on, unlike new planes
+        features = self.feature(torch.cat([8 * self.planes(g.means), place, waves.sin(), waves.cos(), g.embeddings], 1))
         agents = features[self.agents]
         return Heard(agents, self.hear(features), self.attention.weights(features, agents))
 
@@ -198,17 +214,13 @@ class EgsTalker(Renderer):
         said = self.token_audio(self.audio(clip.speech))
         tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code.clamp(-3, 3)), self.token_nothing.expand_as(said)]
         values = self.attention.values(heard.agents, self.token_norm(torch.stack(tokens, 1)))  # [T,A,D]
-        return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))  # type: ignore[no-any-return]
+        return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))
 
-    def _draw(self, clip: Clip, heard: Heard | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Frames [T,3,H,W], alpha of the head [T,H,W], the torso's flow, and the offsets (None: a head that does not move)."""
-        assert clip.camera is not None
-        code, size, g = self._code(clip.camera), (int(self.size[0]), int(self.size[1])), self.gaussians
-        behind, flow = self.torso(code, size)
-        rows = len(code)
-        means, turns, scales, logits, colours = (
-            p.expand(rows, *p.shape) for p in (g.means, g.quaternions, g.log_scales, g.logits, g.colours)
-        )
+    def moved(self, heard: Heard | None, clip: Clip, code: Tensor) -> Moved:
+        """The Gaussians of every row, as the splats want them; without `heard` the head does not move."""
+        g, rows = self.gaussians, len(code)
+        parts = (p.expand(rows, *p.shape) for p in (g.means, g.quaternions, g.log_scales, g.logits, g.colours))
+        means, turns, scales, logits, colours = parts
         offsets = None
         if heard is not None:
             offsets = self._offsets(heard, clip, code)
@@ -216,11 +228,25 @@ class EgsTalker(Renderer):
             means = means + torch.tanh(place) * self.config.reach
             scales, turns = scales + 0.5 * torch.tanh(shape), turns + 0.5 * torch.tanh(turn)
             logits, colours = logits + 4 * torch.tanh(opacity[..., 0]), colours + 0.5 * torch.tanh(colour)
-        drawn = splats.render(means, turns, scales.exp(), logits.sigmoid(), colours, clip.camera, size)
-        return drawn.image + (1 - drawn.alpha[:, None]) * behind, drawn.alpha, flow, offsets
+        return Moved(means, turns, scales.exp(), logits.sigmoid(), colours, offsets)
+
+    def _draw(self, clip: Clip, heard: Heard | None, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Frames [T,3,H,W], alpha of the head [T,H,W], the torso's flow, and the offsets (None: a head that does not move)."""
+        assert clip.camera is not None
+        code = self.code(clip.camera)
+        behind, flow = self.torso(code, size)
+        head = self.moved(heard, clip, code)
+        drawn = splats.render(*head[:5], clip.camera, size)
+        return drawn.image + (1 - drawn.alpha[:, None]) * behind, drawn.alpha, flow, head.offsets
 
     def render(self, identity: Heard | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
-        return self._draw(clip, identity if identity is not None else self.encode())[0].clamp(0, 1)
+        """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
+        assert clip.camera is not None
+        zoom, (x, y) = float(clip.camera.focal[0, 0]) / float(self.focal), clip.camera.center[0].tolist()
+        height, width = self.size.tolist()
+        near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
+        rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
+        return self._draw(clip, identity if identity is not None else self.encode(), (rows, columns))[0].clamp(0, 1)
 
     # ---- train ----
 
@@ -229,14 +255,14 @@ class EgsTalker(Renderer):
 
     def _losses(self, clip: Clip, moving: bool) -> dict[str, Tensor]:
         c: Config = self.config
-        frames, alpha, flow, offsets = self._draw(clip, self.encode() if moving else None)
         assert clip.frames is not None and clip.labels is not None and clip.mouth is not None
-        target = clip.frames
+        target, size = clip.frames, (clip.frames.shape[2], clip.frames.shape[3])
+        frames, alpha, flow, offsets = self._draw(clip, self.encode() if moving else None, size)
         head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device))
-        mouth = losses.boxes(clip.mouth, (target.shape[2], target.shape[3]))
+        mouth = losses.boxes(clip.mouth, size)
         still = offsets[..., :11].abs().mean() if offsets is not None else alpha.new_zeros(())
         return {
-            "colour": losses.l1(frames, target) + 4 * (frames - target).square().mean(),
+            "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
             "lips": c.lips * losses.l1(frames, target, mouth),
             "structure": c.structure * losses.dssim(frames, target, 7, 0),
             "mask": c.mask * (alpha - head.to(alpha)).abs().mean(),
@@ -263,7 +289,7 @@ class EgsTalker(Renderer):
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * 0.05 ** (step / max(c.steps, 1))
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(values.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(values.values())).sum().backward()
         self.gaussians.watch()
         optimizer.step()
         if step and step % c.grow_every == 0 and step < c.grow_until * c.steps:

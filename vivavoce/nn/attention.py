@@ -14,12 +14,13 @@ from torch import Tensor, nn
 class AgentAttention(nn.Module):
     """Args:
     width: D, features of points, agents and tokens.
-    sharpness: both softmaxes divide by sqrt(width / sharpness) (the family's head count enters only here).
+    sharpness: the points' softmax divides by sqrt(width / sharpness) (the family's head count enters only here). That of
+        the agents divides by sqrt(width): with the family's 16 the tokens that never change win it, and speech is not heard.
     """
 
     def __init__(self, width: int, sharpness: int = 16) -> None:
         super().__init__()
-        self.scale = (width / sharpness) ** -0.5
+        self.scale, self.calm = (width / sharpness) ** -0.5, width**-0.5
         self.agent = nn.Linear(width, width)
 
     def weights(self, points: Tensor, agents: Tensor) -> Tensor:  # [N,D], [A,D] -> [N,A]
@@ -28,7 +29,7 @@ class AgentAttention(nn.Module):
 
     def values(self, agents: Tensor, tokens: Tensor) -> Tensor:  # [A,D], [T,K,D] -> [T,A,D]
         """What the agents heard in each frame."""
-        heard = torch.softmax(self.agent(agents) @ tokens.transpose(1, 2) * self.scale, dim=-1)  # [T,A,K]
+        heard = torch.softmax(self.agent(agents) @ tokens.transpose(1, 2) * self.calm, dim=-1)  # [T,A,K]
         return heard @ tokens
 
     def forward(self, points: Tensor, agents: Tensor, tokens: Tensor) -> Tensor:  # [N,D], [A,D], [T,K,D] -> [T,N,D]
