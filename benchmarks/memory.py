@@ -73,9 +73,11 @@ def main() -> None:
         video = options.work / f"{minutes:g}min.mp4"
         lengthen(options.video, minutes, video)
         table["prepare"].append(peak([*verb, "prepare", str(video), "--folder", str(options.work / f"{minutes:g}min")]))
-        table["run"].append(peak([*verb, "run", str(options.run), "--audio", str(video), "--out", str(options.work / f"said{minutes:g}.mp4")]))
+        said = str(options.work / f"said{minutes:g}.mp4")
+        table["run"].append(peak([*verb, "run", str(options.run), "--audio", str(video), "--out", said]))
     short, long = options.minutes
-    print(f"{os.cpu_count()} cores\n| verb | {short:g} min MiB | {long:g} min MiB | ratio | {short:g} min s | {long:g} min s |\n|---|---|---|---|---|---|")
+    print(f"{os.cpu_count()} cores")
+    print(f"| verb | {short:g} min MiB | {long:g} min MiB | ratio | {short:g} min s | {long:g} min s |\n|---|---|---|---|---|---|")
     for name, ((a, sa), (b, sb)) in table.items():
         print(f"| {name} | {a:.0f} | {b:.0f} | {b / a:.2f} | {sa:.0f} | {sb:.0f} |")
 
