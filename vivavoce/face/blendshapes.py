@@ -1,6 +1,6 @@
 """The 52 expression scores as movements of the face mesh: a linear basis of vertex offsets, and how far the lips part.
 
-The basis is ours. It was learned from 8,000 frames of 45 talking-head clips (GRID, VoxCeleb2, HDTF, news readers and clips of
+The basis is ours. It was learned from 6,486 frames of 46 talking-head clips (GRID, VoxCeleb2, HDTF, news readers and clips of
 strong expressions), on which MediaPipe's landmarker measured 478 points and the 52 scores: each frame's points were brought
 into canonical head space by weighted Procrustes on the vertices that hardly move, each clip's mean was taken off (so a
 person's own shape does not enter), and ridge regression from the scores, with the head's rotation as a nuisance, gave the
