@@ -54,6 +54,7 @@ def test_ssim_map_equals_scikit_image() -> None:
             _, want = structural_similarity(a[row].numpy(), b[row].numpy(), **options, **more)
             pad = window // 2
             assert np.allclose(got[row].numpy(), want[:, pad:-pad, pad:-pad], atol=1e-8)
+        assert torch.allclose(losses.ssim_map(a, b, window, sigma, stride=3), got[..., ::3, ::3])
 
 
 @pytest.mark.parametrize("function", [losses.l1, losses.dssim, losses.laplacian, losses.edge])

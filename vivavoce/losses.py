@@ -48,31 +48,33 @@ def _kernel(window: int, sigma: float) -> tuple[float, ...]:
     return tuple(w / sum(weights) for w in weights)
 
 
-def _blur(images: Tensor, window: int, sigma: float) -> Tensor:  # [T,C,H,W] -> [T,C,H-window+1,W-window+1]
-    """Gaussian average over the places where the whole window lies inside the image."""
+def _blur(images: Tensor, window: int, sigma: float, stride: int) -> Tensor:  # [T,C,H,W] -> [T,C,h,w]
+    """Gaussian average over the places where the whole window lies inside the image, every `stride` px."""
     if sigma == 0:
-        return functional.avg_pool2d(images, window, stride=1)
+        return functional.avg_pool2d(images, window, stride)
     kernel = images.new_tensor(_kernel(window, sigma))
     flat = images.flatten(0, 1)[:, None]
-    blurred = functional.conv2d(functional.conv2d(flat, kernel[None, None, :, None]), kernel[None, None, None])
+    down = functional.conv2d(flat, kernel[None, None, :, None], stride=(stride, 1))
+    blurred = functional.conv2d(down, kernel[None, None, None], stride=(1, stride))
     return blurred[:, 0].unflatten(0, images.shape[:2])
 
 
-def ssim_map(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:  # -> [T,C,H-w+1,W-w+1]
+def ssim_map(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5, stride: int = 1) -> Tensor:  # -> [T,C,h,w]
     """Structural similarity at each pixel whose window lies inside (Wang et al., 2004, eq. 13, K = 0.01 and 0.03, range 1).
 
-    `sigma` 0 takes a flat window, several times cheaper on a CPU.
+    `sigma` 0 takes a flat window; `stride` every so many pixels alone: a loss with window 8 and stride 4 costs a twentieth
+    on a CPU and still sees every pixel four times.
     """
     stack = torch.cat([image, target, image * image, target * target, image * target], dim=1)
-    a, b, aa, bb, ab = _blur(stack, window, sigma).chunk(5, dim=1)
+    a, b, aa, bb, ab = _blur(stack, window, sigma, stride).chunk(5, dim=1)
     first, second = 0.01**2, 0.03**2
     numerator = (2 * a * b + first) * (2 * (ab - a * b) + second)
     return numerator / ((a * a + b * b + first) * (aa - a * a + bb - b * b + second))
 
 
-def dssim(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:  # [T,C,H,W] x2 -> scalar
+def dssim(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5, stride: int = 1) -> Tensor:  # [T,C,H,W] x2 -> scalar
     """(1 - mean SSIM) / 2: 0 for equal images."""
-    return (1 - ssim_map(image, target, window, sigma).mean()) / 2
+    return (1 - ssim_map(image, target, window, sigma, stride).mean()) / 2
 
 
 def laplacian(image: Tensor, target: Tensor, levels: int = 3) -> Tensor:  # [T,C,H,W] x2 -> scalar

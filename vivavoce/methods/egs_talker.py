@@ -264,7 +264,7 @@ class EgsTalker(Renderer):
         return {
             "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
             "lips": c.lips * losses.l1(frames, target, mouth),
-            "structure": c.structure * losses.dssim(frames, target, 7, 0),
+            "structure": c.structure * losses.dssim(frames, target, 8, 0, 4),
             "mask": c.mask * (alpha - head.to(alpha)).abs().mean(),
             "smooth": 1e-2 * losses.bending(flow) + 1e-3 * self.planes.variation() + 1e-4 * still,
         }
