@@ -109,7 +109,7 @@ class EgsTalker(Renderer):
             steps=24, coarse=4, batch=2, size=48, points=300, most=400, grow_every=6, planes=(8, 16), channels=4, embedding=4,
             width=16, hidden=16, agents=8, flow_cells=4, rate=3e-3,
         ),
-        "cpu": dict(steps=9000, coarse=800, batch=1, size=256, points=7_000, most=10_000, planes=(32, 64), agents=48, grow_every=300),
+        "cpu": dict(steps=12000, coarse=800, batch=1, size=256, points=7_000, most=10_000, planes=(32, 64), agents=48, grow_every=300),
         "small": dict(steps=2000, coarse=300, batch=8, size=256, points=10_000, most=16_000),
         "full": {},
     }  # fmt: skip
@@ -187,17 +187,18 @@ class EgsTalker(Renderer):
         colours[seeds.part == 2] = torch.tensor([0.35, 0.18, 0.17])  # the mouth's inside, unseen in the mean picture
         if len(seeds.means) != self.config.points:  # a head without a pixel beside the mesh has no shell
             self.gaussians = Gaussians(len(seeds.means), self.config.embedding)
-        self.gaussians.start(seeds.means, colours, (seeds.spacing * 0.6).clamp(2e-4, 8e-3))
+        self.gaussians.start(seeds.means, colours, (seeds.spacing * 0.75).clamp(2e-4, 8e-3))
         margin = 0.1 * (seeds.means.amax(0) - seeds.means.amin(0))
         self.planes.low.copy_(seeds.means.amin(0) - margin)
         self.planes.high.copy_(seeds.means.amax(0) + margin)
         self.agents = spread(seeds.means, self.config.agents)
-        self.torso.start(some.torso, some.background[0])
+        self.torso.start(some.torso[row], some.background[0])  # one sharp picture: the flow cannot align a blurred one
 
     # ---- draw ----
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
-        return (pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation
+        """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
+        return ((pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation).clamp(-3, 3)
 
     def encode(self, source: Clip | None = None) -> Heard:
         """All that no frame changes: what each Gaussian is like and which agents it listens to."""
@@ -212,7 +213,7 @@ class EgsTalker(Renderer):
         """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
         assert clip.speech is not None and clip.eyes is not None
         said = self.token_audio(self.audio(clip.speech))
-        tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code.clamp(-3, 3)), self.token_nothing.expand_as(said)]
+        tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
         values = self.attention.values(heard.agents, self.token_norm(torch.stack(tokens, 1)))  # [T,A,D]
         return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))
 

@@ -65,6 +65,8 @@ class Gaussians(nn.Module):
         """
         keep = (self.logits.sigmoid() > faint) & (self.log_scales.amax(1).exp() < wide)
         old = keep.nonzero()[:, 0]
+        if not len(old):  # a head of NaN: the training loop says so, with what to do, at its next look at the loss
+            old = torch.arange(len(keep), device=keep.device)
         score = (self.push / self.seen.clamp_min(1))[old]
         grow = max(0, min(int(len(old) * share), most - len(old)))
         chosen = old[score.topk(grow).indices]
