@@ -92,3 +92,13 @@ def test_the_person_stays_and_the_background_becomes_the_plate() -> None:
     deep = np.zeros_like(far)
     deep[34:42, 44:52] = True
     assert (merged[deep] == picture[deep]).all()
+
+
+def test_the_outline_of_the_mask_may_be_wrong_by_some_pixels() -> None:
+    picture, labels, back = scene(0)
+    away = distances(labels)
+    picture[(away > 0) & (away <= 4)] = (220, 170, 150)  # skin outside the mask
+    image, seen, _ = plate(picture[None], away[None])
+    clear = away > 5
+    assert seen == clear.mean() and (image[clear] == back[clear]).all()
+    assert (np.abs(image.astype(int) - (220, 170, 150)).max(2) > 20).all()  # nothing of it in the plate

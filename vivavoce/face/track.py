@@ -11,7 +11,8 @@ it, so candidates are scored by reprojection error plus a log-normal prior on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,9 @@ LOPSIDED = 0.0015  # metres: the same between the left and the right half
 DEPTH = 0.15  # weight of the landmarks' own depth against their x and y
 JUMP, JUMP_AROUND = 0.05, 2  # eye distances in one frame that may be a cut; frames on each side it is compared with
 SPEECH = 1e-3  # weight in the pose of a vertex that speech moves the most
+
+
+Reader = Callable[[Tensor], Tensor]  # numbers of frames [N] -> landmarks [N,478,3] px
 
 
 @dataclass
@@ -196,16 +200,16 @@ def coefficients(residual: Tensor, basis: Tensor, noise: float) -> Tensor:  # [T
     return found
 
 
-def key_frames(points: Tensor, rows: Tensor, count: int) -> Tensor:  # [T,478,3], [N] int64 -> [<=count] int64, places in rows
+def key_frames(still: Tensor, rows: Tensor, count: int) -> Tensor:  # [T,S,2] px, [N] int64 -> [<=count] int64, numbers of frames
     """Frames that differ in pose: half evenly in time, half those farthest from the median in a crude measure of turning."""
     found = len(rows)
     even = torch.linspace(0, found - 1, min(count // 2, found)).long()
-    right, left, tip = (points[rows, p, :2] for p in (33, 263, 4))
+    right, left, tip = (still[rows, STILL.index(p)] for p in (33, 263, 5))
     wide = (right - left).norm(dim=1).clamp(min=1e-6)
-    turn = (tip - (right + left) / 2) / wide[:, None]  # the nose's tip against the eyes moves with yaw and pitch
+    turn = (tip - (right + left) / 2) / wide[:, None]  # the nose against the eyes moves with yaw and pitch
     far = (turn - turn.median(0).values).abs().sum(1).argsort(descending=True)
     limit = int(0.05 * found)  # beyond this lie the failures of the landmarks
-    chosen: Tensor = torch.cat([even, far[limit : limit + count // 2]]).unique()
+    chosen: Tensor = rows[torch.cat([even, far[limit : limit + count // 2]]).unique()]
     return chosen
 
 
@@ -241,14 +245,14 @@ def scale_of(points: Tensor, center: Tensor) -> float:  # [T,468,3] px
     return far / float(-place[:, 2].median())
 
 
-def shots_of(points: Tensor, found: Tensor) -> Tensor:  # [T,478,3], [T] -> [T] bool
+def shots_of(still: Tensor, found: Tensor) -> Tensor:  # [T,S,2] px, [T] -> [T] bool
     """True where a new shot begins: the face jumps by a twentieth of the eyes' distance or more in one frame, many times what it
     moves in the frames around. A quick turn takes several frames, each about as far as the next."""
-    shots = torch.zeros(len(points), dtype=torch.bool)
+    shots = torch.zeros(len(still), dtype=torch.bool)
     rows = found.nonzero()[:, 0]
     if len(rows) < 3:
         return shots
-    spots = torch.stack([points[rows, p, :2] for p in STILL], 1)  # point by point: the whole may be a file on disk
+    spots = still[rows]
     wide = (spots[:, STILL.index(33)] - spots[:, STILL.index(263)]).norm(dim=1).clamp(min=1e-6)
     moved = (spots[1:] - spots[:-1]).norm(dim=-1).median(1).values / wide[1:]
     near = torch.nn.functional.pad(moved, (JUMP_AROUND, JUMP_AROUND)).unfold(0, 2 * JUMP_AROUND + 1, 1).clone()
@@ -258,26 +262,53 @@ def shots_of(points: Tensor, found: Tensor) -> Tensor:  # [T,478,3], [T] -> [T] 
     return shots
 
 
-def track(points: Tensor, found: Tensor, size: tuple[int, int], focal: float | None = None) -> Track:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The solves here are many and small: a second thread gains nothing, and costs thirty times the whole on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
+def track(
+    points: Tensor | Reader,
+    found: Tensor,
+    size: tuple[int, int],
+    focal: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Track:
     """Track a head through all its frames.
 
     Args:
-        points: [T,478,3] px (z grows away from the viewer, in px too); rows without a face hold any number.
+        points: [T,478,3] px (z grows away from the viewer, in px too), or a function that reads rows of that from a file; rows
+            without a face hold any number.
         found: [T] bool. size: height and width of the frames. focal: px when it is known, None = find it.
+        progress: called with frames done and to do.
     Raises:
         InputError: fewer than two frames with a face.
     """
     height, width = size
+    read: Reader = points.__getitem__ if isinstance(points, Tensor) else points
     rows = found.nonzero()[:, 0]
     if len(rows) < 2:
         raise InputError("tracking", f"{len(rows)} frames with a face", "give a video in which a face is seen")
     center = torch.tensor([width / 2, height / 2])
-    keys = points[rows[key_frames(points, rows, KEYS)], :MESH].float()
+    still = torch.zeros(len(found), len(STILL), 2)
+    for part in rows.split(CHUNK):
+        still[part] = read(part)[:, list(STILL), :2].float()
+    keys = read(key_frames(still, rows, KEYS))[:, :MESH].float()
     fit = _Fit(keys, center, focal if focal is not None else focal_of(keys, center))
     basis = _learn(fit)
-    pieces = [_follow(fit, basis, points[part, :MESH].float()) for part in rows.split(CHUNK)]
+    pieces = []
+    for part in rows.split(CHUNK):
+        pieces.append(_follow(fit, basis, read(part)[:, :MESH].float()))
+        progress(int(part[-1]) + 1, len(found))
     rotation, translation, expression = (torch.cat(p) for p in zip(*pieces))
-    return _steadied(fit, basis, (rotation, translation, expression), points, found)
+    return _steadied(fit, basis, (rotation, translation, expression), read, found, shots_of(still, found))
 
 
 def _learn(fit: _Fit) -> Tensor:  # -> [K,P,3]
@@ -308,11 +339,11 @@ def _follow(learned: _Fit, basis: Tensor, points: Tensor) -> tuple[Tensor, Tenso
     return fit.rotation, fit.translation, expression
 
 
-def _steadied(fit: _Fit, basis: Tensor, solved: tuple[Tensor, Tensor, Tensor], points: Tensor, found: Tensor) -> Track:
+def _steadied(fit: _Fit, basis: Tensor, solved: tuple[Tensor, Tensor, Tensor], read: Reader, found: Tensor, shots: Tensor) -> Track:
     """Smooth rotation and distance, place the head again under them, smooth its place in the picture, fill the gaps."""
     rotation, translation, expression = solved
     count, rows = len(found), found.nonzero()[:, 0]
-    there, shots = found.numpy(), shots_of(points, found)
+    there = found.numpy()
 
     def smooth(values: Tensor) -> Tensor:  # rows found [N,C] -> [T,C]
         whole = torch.zeros(count, values.shape[1], dtype=torch.float64)
@@ -327,7 +358,7 @@ def _steadied(fit: _Fit, basis: Tensor, solved: tuple[Tensor, Tensor, Tensor], p
 
     def fits(translation: Tensor) -> Iterator[tuple[Tensor, _Fit]]:  # chunk by chunk
         for part, c in pieces:
-            piece = fit.on(points[part, :MESH].float())
+            piece = fit.on(read(part)[:, :MESH].float())
             piece.offsets = torch.einsum("tk,kpc->tpc", c, basis)
             piece.rotation, piece.translation = rotation[part], translation[part]
             yield part, piece

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage
 
 from vivavoce.face import regions
@@ -21,7 +20,6 @@ from vivavoce.types import InputError
 
 FRAMES = 41  # looked at, evenly spread; odd, so that a median is a colour that was really there
 CLEAR = 5.0  # px from the person
-HALO = 2.0  # px from the person that its outline may colour
 BLURS = (3.0, 8.0, 20.0)  # px: blur of a pixel that far from the nearest seen
 BAND = 64  # rows of the median at a time: memory
 
@@ -67,23 +65,6 @@ def filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:  # uint8 [H,W,3],
         weight = np.clip(away / sigma - 1, 0, 1)[..., None]
         out = out * (1 - weight) + soft * weight
     return np.asarray(np.clip(np.round(out), 0, 255), np.uint8)
-
-
-def grown(colours: np.ndarray, known: np.ndarray) -> np.ndarray:  # float32 [H,W,3], bool [H,W] -> uint8 [H,W,3]
-    """Colours of the unknown pixels, smooth and continuous at the known ones: averages of ever larger squares (push-pull)."""
-    height, width = known.shape
-    weight = known[..., None].astype(np.float32)
-    if not known.all() and min(height, width) > 1:
-        even = ((0, height % 2), (0, width % 2), (0, 0))
-        w = np.pad(weight, even)
-        c = np.pad(colours * weight, even)
-        quads = (slice(0, None, 2), slice(1, None, 2))
-        share = np.stack([w[a, b] for a in quads for b in quads]).sum(0)
-        mean = np.stack([c[a, b] for a in quads for b in quads]).sum(0) / np.maximum(share, 1e-6)
-        coarse = grown(mean, share[..., 0] > 0).astype(np.float32)
-        fine = np.asarray(Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR), np.float32)
-        colours = np.where(weight > 0, colours, fine)
-    return np.clip(np.round(colours), 0, 255).astype(np.uint8)
 
 
 def run(folder: Folder, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from vivavoce.face import regions
 from vivavoce.media import read_image, write_image
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.parallel import each
+from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
 
 NET = 256  # px, side of the net's picture
@@ -195,18 +196,21 @@ def whole(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def steady_meshes(folder: Folder) -> np.ndarray:  # [T,478,3]
-    """The mesh of every frame; frames without a face take the nearest one's."""
-    points = np.load(folder.file("landmarks.npy"), allow_pickle=False)
-    good = np.flatnonzero(np.isfinite(points).all((1, 2)))
-    nearest = good[np.abs(np.arange(len(points))[:, None] - good[None]).argmin(1)] if len(good) < len(points) else good
-    out: np.ndarray = points[nearest]
-    return out
+def meshes_of(folder: Folder) -> Callable[[int], np.ndarray]:  # frame -> [478,3]
+    """The mesh of any frame, read when asked for; a frame without a face takes the nearest one's."""
+    read = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
+    good = np.flatnonzero(folder.faces)
+
+    def mesh(frame: int) -> np.ndarray:
+        points: np.ndarray = read([int(good[np.abs(good - frame).argmin()])])[0]
+        return points
+
+    return mesh
 
 
 def run(folder: Folder, progress: Progress) -> None:
     """Learn the clip's colours, then every frame that has no parsing yet."""
-    meshes, own = steady_meshes(folder), threading.local()
+    mesh, own = meshes_of(folder), threading.local()
     left = folder.missing("parsing/%d.png")
     if not left:
         return
@@ -219,7 +223,7 @@ def run(folder: Folder, progress: Progress) -> None:
 
     chosen = np.unique(np.linspace(0, folder.frames - 1, SAMPLES).round().astype(int)).tolist()
     pictures = [read_image(folder.image(k)) for k in chosen]
-    colours = learned(pictures, [sharpened(person(k), p) for k, p in zip(chosen, pictures, strict=True)], [meshes[k] for k in chosen])
+    colours = learned(pictures, [sharpened(person(k), p) for k, p in zip(chosen, pictures, strict=True)], [mesh(k) for k in chosen])
 
     def work(first: int) -> int:
         wanted = [k for k in range(first, min(first + RUN, folder.frames)) if k in todo]
@@ -229,7 +233,7 @@ def run(folder: Folder, progress: Progress) -> None:
             masks = {j: masks[j] if j in masks else person(j) for j in around}
             picture = read_image(folder.image(k))
             mask = sharpened(np.median(np.stack(list(masks.values())), 0).astype(np.float32), picture)
-            labels = classes(picture, mask, meshes[k], colours)
+            labels = classes(picture, mask, mesh(k), colours)
             table = regions.colours_from_labels(torch.from_numpy(labels)[None])[0]
             write_image(folder.file("parsing", f"{k}.png"), table.permute(1, 2, 0).contiguous().numpy())
         return len(wanted)

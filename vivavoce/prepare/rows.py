@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,33 @@ def opened(path: Path, remedy: str) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise InputError(path, "missing or no NumPy file", remedy) from e
+
+
+def reader(path: Path, remedy: str) -> Callable[[np.ndarray | list[int]], np.ndarray]:
+    """A function that reads the rows of those numbers, and no others, from a `.npy` file: runs of neighbours at once, no memory map.
+
+    Raises InputError when the file is missing, no array, or shorter than it says.
+    """
+    layout = opened(path, remedy)
+    shape, dtype, start, known = layout.shape[1:], layout.dtype, getattr(layout, "offset", 0), len(layout)
+    size = int(np.prod(shape))
+    del layout
+
+    def read(rows: np.ndarray | list[int]) -> np.ndarray:
+        wanted = np.asarray(rows, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < known:
+            raise IndexError(f"{path.name} has {known} rows")
+        out = np.empty((len(wanted), *shape), dtype)
+        with open(path, "rb") as file:
+            edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
+            for first, last in pairwise(edges):
+                if first == last:
+                    continue
+                file.seek(start + int(wanted[first]) * size * dtype.itemsize)
+                values = np.fromfile(file, dtype, (last - first) * size)
+                if len(values) != (last - first) * size:
+                    raise InputError(path, "is cut short", remedy)
+                out[first:last] = values.reshape(-1, *shape)
+        return out
+
+    return read

@@ -16,6 +16,7 @@ from torch import Tensor
 from vivavoce.face import pose
 from vivavoce.face.track import Track, track
 from vivavoce.prepare import Folder, Progress, Step
+from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
 
 IDENTITIES, EXPRESSIONS = 100, 79  # widths of the lineage's BFM-2009 coefficients
@@ -56,14 +57,13 @@ def run(folder: Folder, progress: Progress) -> None:
     """Track, write, and note the figures."""
     if folder.options.tracker not in TRACKERS:
         raise InputError(f"--tracker {folder.options.tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
-    points = torch.from_numpy(np.load(folder.file("landmarks.npy"), allow_pickle=False))
+    read = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
     blendshapes = torch.from_numpy(np.load(folder.file("blendshapes.npy"), allow_pickle=False))
-    found = track(points, torch.from_numpy(folder.faces), folder.size)
+    found = track(lambda rows: torch.from_numpy(read(rows.numpy())), torch.from_numpy(folder.faces), folder.size, progress=progress)
     with folder.whole("track_params.pt") as part:
         torch.save({k: v.contiguous().clone() for k, v in parameters(found, blendshapes).items()}, part)
     error = float(found.error[found.found].median())
     folder.update(tracking={"focal": round(found.focal, 1), "error": round(error, 3), "jitter": round(jitter(found), 4)})
-    progress(1, 1)
 
 
 def verify(folder: Folder) -> None:
