@@ -15,6 +15,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ def cpu(sizes: tuple[tuple[int, int], ...], threads: int) -> None:
         plain = [part.detach() for part in parts]
         row = []
         for backend, repeats in (("numba", 9), ("torch", 1)):
-            row.append(best(lambda b=backend: render(*plain, camera, (size, size), backend=b), repeats))  # type: ignore[misc]
-            row.append(best(lambda b=backend: values_and_gradients(parts, camera, (size, size), b), repeats))  # type: ignore[misc]
+            row.append(best(partial(render, *plain, camera, (size, size), backend=backend), repeats))
+            row.append(best(partial(values_and_gradients, parts, camera, (size, size), backend), repeats))
         ratio = f"{row[2] / row[0]:.0f}x {row[3] / row[1]:.0f}x"
         print(f"{count:6d} {size:4d} | {row[0]:8.1f} {row[1]:15.1f} | {row[2]:12.0f} {row[3]:18.0f} | {ratio}", flush=True)
 
@@ -200,7 +201,7 @@ def cuda(sizes: tuple[tuple[int, int], ...], which: str, out: Path | None) -> No
     draws, gathers = plans(which)
     start = time.perf_counter()
     errors = check(draws, gathers)
-    print(f"{torch.cuda.get_device_name()}: {len(errors)} plans compiled and checked in {time.perf_counter() - start:.0f} s, error against float64:")
+    print(f"{torch.cuda.get_device_name()}: {len(errors)} plans compiled in {time.perf_counter() - start:.0f} s; error against float64:")
     for name, value in errors.items():
         print(f"  {name:45s} {value:.1e}")
     report = []
@@ -211,14 +212,16 @@ def cuda(sizes: tuple[tuple[int, int], ...], which: str, out: Path | None) -> No
         except ImportError as trouble:
             print(f"gsplat: {trouble}")
             their_lists, their_draw, their_gather, apart = (float("nan"),) * 4
-        print(f"{count} splats, {size} px: gsplat lists {their_lists:.3f} draw {their_draw:.3f} gather {their_gather:.3f} ms; images differ by {apart:.1e}")
+        theirs_text = f"gsplat lists {their_lists:.3f} draw {their_draw:.3f} gather {their_gather:.3f} ms"
+        print(f"{count} splats, {size} px: {theirs_text}; images differ by {apart:.1e}")
         for part, tried, theirs in (("draw", draws, their_draw), ("gather", gathers, their_gather)):
             rows = []
             for plan in tried:
                 if label(plan, part) in errors:
                     rows.append((time_plan(module, parts, size, plan, part, bench), plan))
             for (ms, lists), plan in sorted(rows, key=lambda row: row[0][0]):
-                report.append({"splats": count, "px": size, "part": part, "plan": dataclasses.asdict(plan), "ms": ms, "lists": lists, "gsplat": theirs})
+                reading = {"splats": count, "px": size, "part": part, "ms": ms, "lists": lists, "gsplat": theirs}
+                report.append(reading | {"plan": dataclasses.asdict(plan)})
             for (ms, lists), plan in sorted(rows, key=lambda row: row[0][0])[:6]:
                 print(f"  {part:6s} {ms:.3f} ms, {ms / theirs:.2f} of gsplat, lists {lists:.3f} | {label(plan, part)}", flush=True)
         frames(count, size, bench)
@@ -226,7 +229,9 @@ def cuda(sizes: tuple[tuple[int, int], ...], which: str, out: Path | None) -> No
         out.write_text(json.dumps(report))
 
 
-def time_plan(module: Any, parts: tuple[Projected, Tensor, Tensor], size: int, plan: Any, part: str, bench: Callable[[Any], float]) -> tuple[float, float]:
+def time_plan(
+    module: Any, parts: tuple[Projected, Tensor, Tensor], size: int, plan: Any, part: str, bench: Callable[[Any], float]
+) -> tuple[float, float]:
     """Milliseconds of one part and of its tile lists."""
     splats, opacities, features = (parts[0], parts[1].detach(), parts[2].detach())
     found = module.lists(splats, opacities, (size, size), plan)
@@ -245,8 +250,8 @@ def frames(count: int, size: int, bench: Callable[[Any], float]) -> None:
     text = []
     for backend in ("triton", "gsplat"):
         try:
-            drawn = bench(lambda b=backend: render(*plain, camera, (size, size), backend=b))
-            both = bench(lambda b=backend: values_and_gradients(parts, camera, (size, size), b))
+            drawn = bench(partial(render, *plain, camera, (size, size), backend=backend))
+            both = bench(partial(values_and_gradients, parts, camera, (size, size), backend))
             text.append(f"{backend} {drawn:.3f} / {both:.3f}")
         except Exception as trouble:  # the peer may be missing
             text.append(f"{backend}: {type(trouble).__name__}: {str(trouble).splitlines()[0][:120]}")

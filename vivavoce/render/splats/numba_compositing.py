@@ -65,9 +65,7 @@ def exp2(x: float) -> float:
     """2^x for -126 <= x <= 0 with a relative error of 1e-7: a polynomial, because a call to libm is not vectorised."""
     whole = np.floor(x + F(0.5))
     f = x - whole
-    p = F(1.00000007) + f * (
-        F(0.693146967) + f * (F(0.240221197) + f * (F(0.0555071327) + f * (F(0.00967554133) + f * F(0.00132764718))))
-    )
+    p = F(1.00000007) + f * (F(0.693146967) + f * (F(0.240221197) + f * (F(0.0555071327) + f * (F(0.00967554133) + f * F(0.00132764718)))))
     return p * as_float(I((I(whole) + I(127)) << I(23)))
 
 
@@ -99,9 +97,7 @@ def depth_order(depths: Floats, extents: Floats) -> Integers:  # [N], [N,2] -> [
 
 
 @njit(**OPTIONS)
-def tile_lists(
-    means2d: Floats, extents: Floats, order: Integers, height: int, width: int
-) -> tuple[Integers, Integers, Integers, Integers]:
+def tile_lists(means2d: Floats, extents: Floats, order: Integers, height: int, width: int) -> tuple[Integers, Integers, Integers, Integers]:
     """Lists of splats of every tile in depth order.
 
     Returns starts [tiles+1] into ids [M], boxes [N,4] of tiles (x0, y0, x1, y1) and offsets [N+1]: splat g's rows in the

@@ -71,7 +71,7 @@ def lists(projected: Projected, opacities: Tensor, size: tuple[int, int], plan: 
     shape = {"WIDE": plan.wide, "HIGH_": plan.high, "BLOCK": BLOCK, "num_warps": 2}
     kernels.count[grid](table, order, counts, batch * each, across, down, **shape)
     ends = counts.cumsum(0)
-    pairs = int(ends[-1])
+    pairs = int(ends[-1]) if len(ends) else 0
     tiles = batch * across * down
     keys = torch.empty(pairs, dtype=torch.int16 if tiles < 2**15 else torch.int32, device=table.device)
     owners = torch.empty(pairs, dtype=torch.int32, device=table.device)

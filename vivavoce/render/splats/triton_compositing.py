@@ -72,12 +72,14 @@ def _alphas(table, features, ids, k, end, x, y, feature, length, K: tl.constexpr
     opacity = tl.load(row + 5, mask=live, other=0.0)
     paint = features + length * g + feature
     f0 = tl.load(paint, mask=live, other=0.0)
-    f1, f2, f3 = tl.load(paint + 1, mask=live, other=0.0), tl.load(paint + 2, mask=live, other=0.0), tl.load(paint + 3, mask=live, other=0.0)
+    f1 = tl.load(paint + 1, mask=live, other=0.0)
+    f2 = tl.load(paint + 2, mask=live, other=0.0)
+    f3 = tl.load(paint + 3, mask=live, other=0.0)
     dx, dy = x[None, :] - u[:, None], y[None, :] - v[:, None]
     power = dx * (xx[:, None] * dx + xy[:, None] * dy) + yy[:, None] * dy * dy
     raw = opacity[:, None] * tl.exp2(tl.minimum(power, 0.0))
     alpha = tl.where(raw < LOW, 0.0, tl.minimum(raw, HIGH))
-    return g, u, v, xx, xy, yy, opacity, f0, f1, f2, f3, raw, alpha
+    return g, u, v, f0, f1, f2, f3, raw, alpha
 
 
 @triton.jit
@@ -97,7 +99,7 @@ def draw(  # type: ignore[no-untyped-def]
     k, end = tl.load(starts + program).to(tl.int32), tl.load(starts + program + 1).to(tl.int32)
     most = tl.where(k < end, 1.0, 0.0)
     while most >= DONE:
-        _, _, _, _, _, _, _, f0, f1, f2, f3, _, alpha = _alphas(table, features, ids, k, end, x, y, feature, length, K)
+        _, _, _, f0, f1, f2, f3, _, alpha = _alphas(table, features, ids, k, end, x, y, feature, length, K)
         clear = 1.0 - alpha
         before = left[None, :] * tl.cumprod(clear, 0) / clear
         weight = tl.where(before >= DONE, alpha * before, 0.0)
@@ -160,13 +162,12 @@ def gather(  # type: ignore[no-untyped-def]
     near_x, near_y = (x - middle_x)[:, None], (y - middle_y)[:, None]
     monomials = tl.where(col == 0, 1.0, tl.where(col == 1, near_x, tl.where(col == 2, near_y, 0.0)))
     monomials = tl.where(col == 3, near_x * near_x, tl.where(col == 4, near_x * near_y, tl.where(col == 5, near_y * near_y, monomials)))
-    wants = tl.where(col == 0, d0[:, None], tl.where(col == 1, d1[:, None], tl.where(col == 2, d2[:, None], tl.where(col == 3, d3[:, None], 0.0))))
+    wants = tl.where(col == 0, d0[:, None], tl.where(col == 1, d1[:, None], 0.0))
+    wants = tl.where(col == 2, d2[:, None], tl.where(col == 3, d3[:, None], wants))
     k, end = tl.load(starts + program).to(tl.int32), tl.load(starts + program + 1).to(tl.int32)
     most = tl.where(k < end, 1.0, 0.0)
     while most >= DONE:
-        g, u, v, xx, xy, yy, opacity, f0, f1, f2, f3, raw, alpha = _alphas(
-            table, features, ids, k, end, x, y, feature, length, K
-        )
+        g, u, v, f0, f1, f2, f3, raw, alpha = _alphas(table, features, ids, k, end, x, y, feature, length, K)
         share = 1.0 / (1.0 - alpha)
         before = left[None, :] * tl.cumprod(1.0 - alpha, 0) * share
         alpha = tl.where(before >= DONE, alpha, 0.0)

@@ -1,0 +1,77 @@
+"""Layers: the algebra of "over" and what masks keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vivavoce.render.layers import feather, grow, over, premultiply, soften, straighten
+
+
+def picture(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(len(shape) + shape[1]), dtype=torch.float64)
+
+
+def test_over_mixes_by_alpha() -> None:
+    top, under = picture(2, 4, 5, 7), picture(2, 3, 5, 7)
+    mixed = over(top, under)
+    at = (1, 2, 3, 4)
+    assert mixed[at] == pytest.approx(top[at] * top[1, 3, 3, 4] + under[at] * (1 - top[1, 3, 3, 4]))
+    assert torch.allclose(over(premultiply(top), under, premultiplied=True), mixed)
+    clear, opaque = top.clone(), top.clone()
+    clear[:, 3], opaque[:, 3] = 0, 1
+    assert torch.equal(over(clear, under), under)
+    assert torch.allclose(over(opaque, under), top[:, :3])
+
+
+def test_one_background_serves_all_rows() -> None:
+    top, under = picture(3, 4, 4, 4), picture(1, 3, 4, 4)
+    assert torch.equal(over(top, under)[2:], over(top[2:], under))
+
+
+def test_layers_are_differentiable() -> None:
+    top, under = picture(1, 4, 2, 3).requires_grad_(), picture(1, 3, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(over, (top, under))
+    assert torch.autograd.gradcheck(lambda part: straighten(premultiply(part)), (top * 0.9,))
+
+
+def test_channels_are_checked() -> None:
+    with pytest.raises(ValueError, match="T,4,H,W"):
+        over(picture(1, 3, 2, 2), picture(1, 3, 2, 2))
+
+
+def test_straighten_undoes_premultiply_and_leaves_no_infinity() -> None:
+    straight = picture(2, 4, 6, 6) * 0.9 + 0.05
+    assert torch.allclose(straighten(premultiply(straight)), straight)
+    straight[:, 3, 2] = 0
+    back = straighten(premultiply(straight))
+    assert torch.isfinite(back).all() and (back[:, :, 2] == 0).all()
+
+
+def test_soften_keeps_flat_masks_and_the_sum() -> None:
+    assert torch.allclose(soften(torch.ones(1, 9, 12), 4), torch.ones(1, 9, 12))
+    dot = torch.zeros(1, 41, 41, dtype=torch.float64)
+    dot[0, 20, 20] = 1
+    soft = soften(dot, 6)
+    assert soft.sum().item() == pytest.approx(1)
+    spread = (soft.sum(1)[0] * (torch.arange(41) - 20.0) ** 2).sum().sqrt().item()
+    assert spread == pytest.approx(3, rel=0.05)  # two standard deviations are the radius
+    assert torch.equal(soften(dot, 0), dot)
+
+
+def test_grow_and_shrink_a_square() -> None:
+    mask = torch.zeros(1, 30, 30)
+    mask[0, 10:20, 12:18] = 1
+    assert grow(mask, 3).sum() == 16 * 12
+    assert grow(mask, -2).sum() == 6 * 2
+    assert torch.equal(grow(grow(mask, 3), -3), mask)
+
+
+def test_feather_stays_inside_and_rises_to_one() -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 12:52, 12:52] = 1
+    soft = feather(mask, 8)
+    assert (soft[mask == 0] == 0).all()
+    assert soft[0, 32, 32] == pytest.approx(1, abs=1e-5)
+    profile = soft[0, 32, 12:32]
+    assert (profile.diff() >= -1e-6).all() and profile[0] < 0.2
