@@ -1,6 +1,6 @@
 """Speed of the face landmarker, and how far it lies from MediaPipe's own, in one run on the same frames.
 
-    python benchmarks/faces.py VIDEO [VIDEO ...] [--frames 100] [--threads 2] [--mediapipe PYTHON]
+    python benchmarks/faces.py VIDEO [VIDEO ...] [--frames 100] [--threads 1] [--mediapipe PYTHON]
 
 PYTHON is the interpreter of another environment with mediapipe >= 1.0 and numpy in it (it cannot be installed beside this
 package's NumPy in every version); without it only our own figures are printed.
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vivavoce import assets
 from vivavoce.face.landmarker import Face, Landmarker
@@ -79,10 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--frames", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--mediapipe", default="")
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
     landmarker = Landmarker(most=1, threads=asked.threads)
     for video in asked.videos:
         pictures = [np.ascontiguousarray(f) for f in itertools.islice(frames(video), asked.frames)]
