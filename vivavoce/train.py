@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vivavoce import __version__, registry
 from vivavoce.method import Method
-from vivavoce.types import Clip, InputError, Source
+from vivavoce.types import Clip, InputError, Rows, Source
 
 Progress = Callable[[int, int, dict[str, float]], None]  # step, steps, losses
 SAVE_EVERY = 60.0  # seconds between checkpoints
@@ -134,7 +134,7 @@ def _begin(
     last = folder / "last.safetensors"
     if not last.is_file():
         torch.manual_seed(_seed(method.config, -1))
-        method.setup(source)
+        method.setup(_OnCpu(source))
         method.to(device)
         return 0, method.optimizers()
     with safe_open(last, "pt") as file:
@@ -160,6 +160,22 @@ def _restore(optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, T
             state.setdefault(int(index), {})[field] = value
     full = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": [{**a, **b} for a, b in zip(full, groups, strict=True)]})
+
+
+class _OnCpu:
+    """The source as `setup` sees it: every Clip on the CPU, wherever training reads its own."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def clip(self, rows: Rows, needs: Iterable[str] | None = None) -> Clip:
+        return self.source.clip(rows, needs).to("cpu")
 
 
 class _Saver:
