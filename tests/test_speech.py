@@ -20,7 +20,7 @@ STEP = HOP // 2
 
 def tiny_whisper(folder: Path) -> speech.Encoder:
     torch.manual_seed(1)
-    network = whisper.Network(80, 1500, 32, 2, 2)
+    network = whisper.Network(80, 1500, 32, 2, 3)
     network.positional_embedding.normal_(0, 0.5)
     return whisper.Whisper(network)
 
@@ -199,6 +199,10 @@ def test_whisper_network_equals_the_definition() -> None:
         ours = network(spectrum[None])[0].numpy()
     assert ours.shape == (30, 24)
     assert np.abs(ours - plain(weights, spectrum.numpy(), 3, 2)).max() < 1e-10
+    weights |= {"ln_post.weight": np.ones(24), "ln_post.bias": np.zeros(24)}
+    with torch.no_grad():
+        first = network(spectrum[None], layers=1)[0].numpy()
+    assert np.abs(first - plain(weights, spectrum.numpy(), 3, 1)).max() < 1e-10
 
 
 @pytest.mark.assets

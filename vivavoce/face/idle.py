@@ -16,7 +16,7 @@ from vivavoce.types import FPS
 
 EVERY, EARLY = 4.0, 1.0  # s: a blink in every stretch of 4 s, at most 1 s off its middle, so 2 to 6 s apart
 SHUTTING, SHUT, OPENING = 0.08, 0.04, 0.16  # s
-SWAY = (0.012, 0.020, 0.009)  # rad: pitch, yaw, roll
+SWAY = (0.016, 0.028, 0.012)  # rad: pitch, yaw, roll
 DRIFT = (0.0012, 0.0008, 0.0016)  # metres: x, y, z
 BREATH, BREATH_PITCH, BREATH_Y = 4.2, 0.003, 0.0006  # s a breath; rad; metres
 PACES = ((0.23, 0.8), (0.71, 0.2))  # knots a second and share of the amount: slow wandering, a little unrest on it

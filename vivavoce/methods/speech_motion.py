@@ -35,6 +35,7 @@ SPOKEN = (
     *((f"{name}Left", f"{name}Right") for name in ("mouthLowerDown", "mouthUpperUp", "mouthPress", "mouthSmile", "mouthStretch")),
 )
 SHUT_SHARE = 0.2  # of a chunk's frames, those with the narrowest mouth, make its rest
+EQUAL = (0.5, 2.0)  # how much a speaker's movement is lessened or enlarged in training
 LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the chunk's loud moments and over -50 dB of full scale
 EARLY = 3  # frames: mouths open before they sound and shut after
 GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
@@ -52,15 +53,15 @@ class Config:
     speech_dim: int = 384  # features a step: 384 whisper, 80 mel, 768 wav2vec2
     past: int = 16  # steps of 20 ms heard before a frame
     future: int = 8  # steps heard from the frame's first on: 160 ms of latency beside the encoder's
-    hidden: int = 128  # channels
+    hidden: int = 64  # channels
     dropout: float = 0.1  # share of the channels dropped in training
     strength: float = 1.0  # of the mouth's movement
     sway: float = 1.0  # of the head's movement
-    steps: int = 3000  # training steps
-    batch: int = 600  # frames a step
+    steps: int = 2000  # training steps
+    batch: int = 300  # frames a step
     chunk: int = 75  # frames over which a speaker's rest is measured
     contiguous: bool = True  # frames of a step are consecutive
-    rate: float = 1e-3  # learning rate, falling to 0 along a cosine
+    rate: float = 2e-3  # learning rate, falling to 0 along a cosine
     seed: int = 0  # of training, sway and blinks
 
 
@@ -88,6 +89,7 @@ class SpeechMotion(Generator):
     }
 
     spread: Tensor
+    opening: Tensor
     rest: Tensor
     mean: Tensor
     deviation: Tensor
@@ -103,10 +105,10 @@ class SpeechMotion(Generator):
         self.register_buffer("mean", torch.zeros(c.speech_dim))  # of the features over the training source
         self.register_buffer("deviation", torch.ones(c.speech_dim))
         self.register_buffer("spread", torch.full((len(SPOKEN),), 0.1))  # standard deviation of each output
+        self.register_buffer("opening", torch.tensor(0.002))  # metres: median of `_opening` over the speakers
         self.register_buffer("rest", torch.zeros(52))  # square-root scores of closed mouths
         self.register_buffer("share", _shares(), persistent=False)
         self.listen = nn.Sequential(nn.Linear(c.speech_dim, c.hidden), nn.GELU(), nn.Dropout(c.dropout))
-        self.near = nn.Conv1d(c.hidden, c.hidden, 3, padding=1)
         self.halves = nn.ModuleList(nn.Conv1d(c.hidden, c.hidden, 4, stride=2, padding=1) for _ in range(2))
         self.speak = nn.Sequential(
             nn.Linear(c.hidden * width // 4, 2 * c.hidden), nn.GELU(), nn.Dropout(c.dropout), nn.Linear(2 * c.hidden, len(SPOKEN))
@@ -144,13 +146,13 @@ class SpeechMotion(Generator):
         units = source.clip(slice(0, len(source)), {"units"}).units
         assert units is not None
         scores, rest = self._chunks(units)
-        self.spread = ((scores - rest).flatten(0, 1) @ self.share.T).std(0).clamp(min=0.02)
         self.rest = rest.mean((0, 1))
+        self.opening = _opening(scores, rest).median()
+        self.spread = (self._wanted(scores, rest).flatten(0, 1)).std(0).clamp(min=0.02)
 
     def forward(self, speech: Tensor) -> tuple[Tensor, Tensor]:  # [T,W,D] -> [T,len(SPOKEN)], [T]
         """Movement of the spoken units in square-root scores, and the logit of there being a voice."""
         x = self.listen((speech - self.mean) / self.deviation).transpose(1, 2)
-        x = x + F.gelu(self.near(x))
         for half in self.halves:
             x = F.gelu(half(x))
         x = x.flatten(1)
@@ -164,7 +166,7 @@ class SpeechMotion(Generator):
         moves, logit = (v[: chunks * length].reshape(chunks, length, *v.shape[1:]) for v in self(clip.speech))
         voiced = _voiced(clip.audio[: chunks * length].reshape(chunks, length, -1))
         moves = moves * logit.sigmoid()[..., None]
-        wanted = (scores - rest) @ self.share.T
+        wanted = self._wanted(scores, rest)
         off = (moves - wanted) / self.spread
         basis = blendshapes.load().to(moves.device)
         gaps = [basis.gap(_scores(rest + move @ (self.share > 0).float())).mean(-1) for move in (moves, wanted)]
@@ -213,6 +215,12 @@ class SpeechMotion(Generator):
         motion = Motion(rotation + nod, translation, torch.ones_like(rotation[:, :1]), expression, self.space)
         return motion, State(state.rest, state.blinks, state.frame + len(moves), strength)
 
+    def _wanted(self, scores: Tensor, rest: Tensor) -> Tensor:  # [C,L,52], [C,1,52] -> [C,L,len(SPOKEN)]
+        """Movement of the outputs, with those who open their mouths widely or little brought nearer to the usual."""
+        low, high = EQUAL
+        equal = (self.opening / _opening(scores, rest).clamp(min=1e-5)).clamp(low, high)
+        return ((scores - rest) * equal) @ self.share.T
+
     def _chunks(self, units: Tensor) -> tuple[Tensor, Tensor]:  # [T,52] -> [C,L,52], [C,1,52]
         """Square-root scores in chunks of equal length, and each chunk's rest: the mean of the frames whose mouth is narrowest."""
         length = min(self.config.chunk, len(units))
@@ -221,6 +229,12 @@ class SpeechMotion(Generator):
         shut = gap.argsort(1)[:, : max(1, round(SHUT_SHARE * length)), None].expand(-1, -1, 52)
         scores = blendshapes.curve(units)
         return scores, scores.gather(1, shut).mean(1, keepdim=True)
+
+
+def _opening(scores: Tensor, rest: Tensor) -> Tensor:  # [C,L,52], [C,1,52] -> [C,1,1] metres
+    """How far the lips open in a chunk: the root mean square of the gap over that at rest, as far as it is linear."""
+    lips = blendshapes.load().to(scores.device).lips[:-1].mean(1)
+    return ((scores - rest) @ lips).square().mean(1).sqrt()[:, None, None]
 
 
 def _shares() -> Tensor:  # [len(SPOKEN),52]

@@ -54,4 +54,4 @@ def verify(folder: Folder) -> None:
             raise InputError(path, "holds numbers that are not finite", remedy)
 
 
-STEP = Step("speech", 2, 1, ("audio",), ("aud.npy", "aud_*.npy"), run, verify)
+STEP = Step("speech", 2, 2, ("audio",), ("aud.npy", "aud_*.npy"), run, verify)

@@ -4,6 +4,13 @@ Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (ar
 tiny.en (MIT), asset `whisper_tiny_en`. The encoder was trained on whole half minutes with attention both ways. Here it sees
 windows of PAST + BLOCK + FUTURE steps at fixed places and the BLOCK in the middle is kept, so that it works live, and a file
 gives the same numbers as a stream.
+
+Features are those after the second of the four blocks, normalised. Measured on talking heads (correlation of the lips' opening
+with what a ridge regression on 320 ms of features says; within a speaker / on speakers never seen): block 1 0.71 / 0.38, 2 0.73 /
+0.37, 3 0.66 / 0.35, 4 (the encoder's output) 0.63 / 0.31, all four on whole half minutes 0.64 / 0.34, log-mel 0.65 / 0.29; a small
+network on features of block 2 follows unseen speakers better than one on block 4 (0.45 and 0.34), in half the time. Later blocks
+know more of the words and less of the moment. Longer windows (PAST 48) and longer waits (FUTURE 8) gained nothing that was
+certain; without FUTURE the lips are followed worse (0.57 / 0.29 for block 4).
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ from vivavoce.types import HOP, STEPS, InputError
 
 PAST, BLOCK, FUTURE = 24, 4, 4  # steps of 20 ms
 FFT, MEL_HOP = 400, 160  # samples: 25 ms spectra every 10 ms
+LAYERS = 2  # blocks used
 BATCH = 16  # windows at once
 
 
@@ -65,11 +73,14 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
         self.ln_post = nn.LayerNorm(dim)
 
-    def forward(self, mel: Tensor) -> Tensor:  # [N,bins,2S] -> [N,S,D], S <= length
+    def forward(self, mel: Tensor, layers: int | None = None) -> Tensor:  # [N,bins,2S] -> [N,S,D], S <= length
+        """The encoder's output, or what is there after so many blocks, normalised but without the output's gains."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
         x = x + self.positional_embedding[: x.shape[1]]
-        for block in self.blocks:
+        for block in self.blocks[:layers]:
             x = block(x)
+        if layers is not None and layers < len(self.blocks):
+            return F.layer_norm(x, x.shape[-1:])
         return self.ln_post(x)
 
 
@@ -80,11 +91,13 @@ class Whisper:
         network: Whisper's audio encoder; its device is where features are made.
         past, block, future: steps of a window before, of, and after those kept. A step waits for at most block + future - 1
             steps after it.
+        layers: blocks of the network used.
     """
 
     name = "whisper"
 
-    def __init__(self, network: Network, past: int = PAST, block: int = BLOCK, future: int = FUTURE) -> None:
+    def __init__(self, network: Network, past: int = PAST, block: int = BLOCK, future: int = FUTURE, layers: int = LAYERS) -> None:
+        self.layers = layers
         self.network = network.eval().requires_grad_(False)
         self.dim = network.conv1.out_channels
         self.past, self.block = past, block
@@ -105,7 +118,7 @@ class Whisper:
 
     def _features(self, windows: Tensor) -> Tensor:  # [n,width] -> [n * block,384]
         mel = log_mel(windows.unfold(1, FFT, MEL_HOP), self.window, self.bank)
-        steps = self.network(mel.transpose(1, 2))
+        steps = self.network(mel.transpose(1, 2), self.layers)
         return steps[:, self.past : self.past + self.block].flatten(0, 1)
 
 
