@@ -9,6 +9,7 @@ BIN    := $(VENV)/bin
 OUT    ?= out
 METHOD ?= egs_talker
 PRESET ?= cpu
+TESTED := face_landmarker selfie_segmentation whisper_tiny_en sample_portrait
 
 # Pins hold for the build environment too, which `pip install -c` does not reach.
 export PIP_CONSTRAINT := $(abspath constraints.txt)
@@ -26,6 +27,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install --quiet --editable '.[dev,wav2vec2,tts]'
+	$(BIN)/vivavoce assets fetch $(TESTED)   # the tests themselves reach for nothing
 	@touch $@
 
 ifdef VIDEO

@@ -68,8 +68,10 @@ def test_the_canonical_face_has_the_size_of_a_face() -> None:
     assert (out > 0).mean() > 0.98 and (face.weights > 0).sum() == 33
 
 
-def test_mesh_bytes_that_are_none_are_refused() -> None:
-    whole = mesh.FILE.read_bytes()
+@pytest.mark.assets
+def test_mesh_bytes_that_are_none_are_refused(asset: Callable[[str], Path]) -> None:
+    with zipfile.ZipFile(asset(mesh.ASSET)) as task:
+        whole = task.read(mesh.MEMBER)
     for bad in (b"", b"no protobuf at all", whole[:-5000], whole[:100]):
         with pytest.raises(ValueError, match=r"protobuf|metadata"):
             mesh.Canonical(bad)
@@ -83,12 +85,6 @@ def test_mesh_equals_the_one_read_by_others(shared_data: Path) -> None:
     np.testing.assert_array_equal(ours.triangles, theirs["faces"])
     np.testing.assert_array_equal(ours.texture, theirs["uv"])
     np.testing.assert_array_equal(ours.weights, theirs["procrustes_weight"])
-
-
-@pytest.mark.assets
-def test_the_mesh_that_comes_along_is_the_task_files(asset: Callable[[str], Path]) -> None:
-    with zipfile.ZipFile(asset("face_landmarker")) as task:
-        assert task.read("geometry_pipeline_metadata_landmarks.binarypb") == mesh.FILE.read_bytes()
 
 
 def test_names_and_classes() -> None:

@@ -1,6 +1,6 @@
 """The canonical face: 468 vertices, 898 triangles, texture coordinates, and how much each vertex tells of the rigid pose.
 
-Read from `canonical_face.binarypb`, MediaPipe's geometry metadata (Apache-2.0, the bytes inside face_landmarker.task), with a
+Read from the geometry metadata inside MediaPipe's face_landmarker.task (Apache-2.0; an asset, fetched when first needed), with a
 reader of the protobuf wire format small enough to need no library. Lengths are metres; axes are OpenGL's: x right, y up, z
 toward the viewer, as seen by who looks at the face. The origin lies inside the head, behind the bridge of the nose.
 """
@@ -8,17 +8,18 @@ toward the viewer, as seen by who looks at the face. The origin lies inside the 
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vivavoce import assets
 from vivavoce.face.regions import MESH
 from vivavoce.types import InputError
 
-FILE = Path(__file__).with_name("canonical_face.binarypb")
+ASSET, MEMBER = "face_landmarker", "geometry_pipeline_metadata_landmarks.binarypb"
 CENTIMETRE = 0.01  # the metadata is in centimetres
 
 # Field numbers of MediaPipe's messages.
@@ -110,11 +111,13 @@ class Canonical:
 
 @lru_cache(maxsize=1)
 def canonical() -> Canonical:
-    """The canonical face; read once. Treat it as read-only."""
+    """The canonical face; read once. Treat it as read-only. Raises InputError when the task file cannot be had or is damaged."""
+    file = assets.path(ASSET)
     try:
-        return Canonical(FILE.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(FILE, str(error), "reinstall: pip install --force-reinstall vivavoce") from error
+        with zipfile.ZipFile(file) as task:
+            return Canonical(task.read(MEMBER))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(file, f"no canonical face in it ({error})", f"run: vivavoce assets fetch {ASSET}") from error
 
 
 def vertices() -> NDArray[np.float32]:  # [468,3] metres
