@@ -6,6 +6,8 @@ person's own. Loops run round a feature in order, so that consecutive points joi
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -100,17 +102,19 @@ def colours_from_labels(labels: Tensor, split: bool = True) -> Tensor:  # [T,H,W
     return table.to(labels.device)[labels.long()].movedim(-1, 1)
 
 
+@lru_cache(maxsize=1)
+def _nearest_labels() -> Tensor:  # -> [4096] uint8
+    """Class of the colour nearest to the middle of each of 16 x 16 x 16 boxes of colours."""
+    steps = torch.arange(16, dtype=torch.int32) * 16 + 8
+    middles = torch.cartesian_prod(steps, steps, steps)
+    table = torch.tensor(COLOURS, dtype=torch.int32)
+    return (middles[:, None] - table).square().sum(-1).argmin(1).to(torch.uint8)
+
+
 def labels_from_colours(colours: Tensor) -> Tensor:  # [T,3,H,W] uint8 RGB -> [T,H,W] uint8
-    """The class of each pixel: that of the nearest colour (a picture may have been through JPEG)."""
-    table = torch.tensor(COLOURS, dtype=torch.int32, device=colours.device)
-    pixels = colours.movedim(1, -1).to(torch.int32)
-    best = torch.full(pixels.shape[:-1], 3 * 255 * 255 + 1, dtype=torch.int32, device=colours.device)
-    labels = torch.zeros(pixels.shape[:-1], dtype=torch.uint8, device=colours.device)
-    for k in range(len(COLOURS)):  # one class at a time: memory stays that of a picture
-        away = (pixels - table[k]).square().sum(-1)
-        labels = torch.where(away < best, torch.tensor(k, dtype=torch.uint8, device=colours.device), labels)
-        best = torch.minimum(best, away)
-    return labels
+    """The class of each pixel: that of the nearest colour (a picture may have been through JPEG), to 16 levels."""
+    r, g, b = (colours[:, k].to(torch.int32) >> 4 for k in range(3))
+    return _nearest_labels().to(colours.device)[(r * 256 + g * 16 + b).long()]
 
 
 def landmarks68(points: np.ndarray) -> np.ndarray:  # [...,478,2 or 3] -> [...,68,2]
