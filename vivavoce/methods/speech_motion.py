@@ -34,7 +34,7 @@ SPOKEN = (
     *(("mouthShrugLower",), ("mouthShrugUpper",)),
     *((f"{name}Left", f"{name}Right") for name in ("mouthLowerDown", "mouthUpperUp", "mouthPress", "mouthSmile", "mouthStretch")),
 )
-SHUT_SHARE = 0.2  # of a chunk's frames, those with the narrowest mouth, make its rest
+SHUT_SHARE = 0.2  # of a chunk's frames, those with the narrowest mouth, make its rest; the same of chunks
 EQUAL = (0.5, 2.0)  # how much a speaker's movement is lessened or enlarged in training
 LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the chunk's loud moments and over -50 dB of full scale
 EARLY = 3  # frames: mouths open before they sound and shut after
@@ -134,6 +134,7 @@ class SpeechMotion(Generator):
         part = path.with_name(path.name + ".part")
         state = {k: v.half().contiguous() for k, v in self.state_dict().items()}
         save_file(state, part, {"config": json.dumps(asdict(self.config))})
+        part.chmod(0o644)
         part.replace(path)
 
     def setup(self, source: Source) -> None:
@@ -146,9 +147,12 @@ class SpeechMotion(Generator):
         units = source.clip(slice(0, len(source)), {"units"}).units
         assert units is not None
         scores, rest = self._chunks(units)
-        self.rest = rest.mean((0, 1))
-        self.opening = _opening(scores, rest).median()
-        self.spread = (self._wanted(scores, rest).flatten(0, 1)).std(0).clamp(min=0.02)
+        gap = blendshapes.load().gap(_scores(rest[:, 0])).mean(1)
+        self.rest = rest[gap <= gap.quantile(SHUT_SHARE)].mean((0, 1))  # the rests at which the lips do meet
+        opening = _opening(scores, rest)
+        speaks = opening.flatten() >= min(blendshapes.SHUT, float(opening.max()))
+        self.opening = opening[speaks].median()
+        self.spread = self._wanted(scores, rest)[speaks].flatten(0, 1).std(0).clamp(min=0.02)
 
     def forward(self, speech: Tensor) -> tuple[Tensor, Tensor]:  # [T,W,D] -> [T,len(SPOKEN)], [T]
         """Movement of the spoken units in square-root scores, and the logit of there being a voice."""
@@ -174,7 +178,7 @@ class SpeechMotion(Generator):
             "movement": off.square().mean(),
             "change": off.diff(dim=1).square().mean() if length > 1 else off.sum() * 0,
             "gap": 2 * F.smooth_l1_loss(gaps[0] / 0.002, gaps[1] / 0.002),
-            "voice": 0.3 * F.binary_cross_entropy_with_logits(logit, voiced),
+            "voice": F.binary_cross_entropy_with_logits(logit, voiced),
         }
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
