@@ -132,3 +132,14 @@ def test_head_points_lie_on_the_head() -> None:
     assert (mouth[:, 2] < 0.05).all()
     with pytest.raises(InputError, match="tracking"):
         face_points.head_points(mesh, torch.tensor([[0, 1, 2]]), torch.tensor([0, 1]), camera, torch.zeros_like(head), 100)
+
+
+def test_mouth_shapes_forget_place_size_and_roll() -> None:
+    torch.manual_seed(0)
+    landmarks = torch.rand(3, 68, 2) * 100
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    shapes = face_points.mouth_shapes(landmarks)
+    assert shapes.shape == (3, 40)
+    assert torch.allclose(face_points.mouth_shapes(landmarks @ turn * 2.5 + 40), shapes, atol=1e-4)
+    landmarks[:, 66] += 5  # the lower lip
+    assert (face_points.mouth_shapes(landmarks) - shapes).abs().max() > 0.01

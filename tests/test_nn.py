@@ -182,3 +182,14 @@ def test_density_control_stops_at_the_limit() -> None:
     gaussians, optimizer = grown()
     gaussians.control(optimizer, share=0.9, most=8)
     assert len(gaussians) == 8
+
+
+def test_speech_code_learns_shapes_that_speech_tells() -> None:
+    torch.manual_seed(0)
+    speech = torch.randn(200, 24, 6)
+    told = torch.stack([speech[:, 16, 0], 0.3 * speech[:, 10, 1]], 1) @ torch.randn(2, 9)
+    code = SpeechCode(6, 24, 16, 16, dropout=0.0)
+    code.fit(speech)
+    assert code.learn(speech, told, 250, batch=64) < 0.3
+    assert all(p.grad is None for p in code.parameters()) and code.training
+    assert SpeechCode(6, 24, 16, 16, dropout=0.0).learn(speech, torch.randn(200, 9), 1) > 0.8  # nothing is told in one step

@@ -116,3 +116,13 @@ def colours_of(points: Tensor, camera: Camera, frames: Tensor) -> Tensor:  # [N,
     grid = (pixels / size * 2 - 1)[:, None]  # [T,1,N,2]
     read = torch.nn.functional.grid_sample(frames, grid, padding_mode="border", align_corners=False)
     return read[:, :, 0].mean(0).t()
+
+
+def mouth_shapes(landmarks: Tensor) -> Tensor:  # [T,68,2] px -> [T,40]
+    """The 20 lip points upright, around their own mean, in eye distances: the shape without place, size and roll of the head."""
+    right, left = landmarks[:, 36:42].mean(1), landmarks[:, 42:48].mean(1)
+    across = left - right
+    lips = landmarks[:, 48:68] - landmarks[:, 48:68].mean(1, keepdim=True)
+    down = torch.stack([-across[:, 1], across[:, 0]], 1)
+    turned = torch.stack([(lips * across[:, None]).sum(2), (lips * down[:, None]).sum(2)], 2)
+    return (turned / across.square().sum(1).clamp_min(1e-6)[:, None, None]).flatten(1)

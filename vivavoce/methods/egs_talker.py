@@ -40,6 +40,7 @@ class Config:
     steps: int = 3000  # training steps
     coarse: int = 400  # of them with a head that does not move, before speech joins
     batch: int = 8  # rows a step
+    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
     size: int = 512  # longest side of the training images, px
     points: int = 24_000  # Gaussians at the start
     most: int = 40_000  # Gaussians at most
@@ -53,7 +54,8 @@ class Config:
     hidden: int = 64  # of the deformation decoder
     agents: int = 64  # Gaussians that listen for the others
     reach: float = 0.03  # metres a Gaussian can move from its place
-    dropout: float = 0.1  # of speech features, while training
+    dropout: float = 0.2  # of speech features, while training
+    noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
     rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
     lips: float = 1.0  # weight of the mouth's box in the loss
     structure: float = 0.2  # weight of (1 - SSIM) / 2 in the loss
@@ -107,7 +109,7 @@ class EgsTalker(Renderer):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
             steps=24, coarse=4, batch=2, size=48, points=300, most=400, grow_every=6, planes=(8, 16), channels=4, embedding=4,
-            width=16, hidden=16, agents=8, flow_cells=4, rate=3e-3,
+            width=16, hidden=16, agents=8, flow_cells=4, rate=3e-3, warm=60,
         ),
         "cpu": dict(steps=12000, coarse=800, batch=1, size=256, points=7_000, most=10_000, planes=(32, 64), agents=48, grow_every=300),
         "small": dict(steps=2000, coarse=300, batch=8, size=256, points=10_000, most=16_000),
@@ -160,17 +162,17 @@ class EgsTalker(Renderer):
         self.to(device)
         return super().load_state_dict(state_dict, strict, assign)
 
-    # ---- start ----
-
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """Gaussians over the tracked head, coloured from a few frames; torso, background and statistics of the signals."""
-        every = source.clip(torch.linspace(0, len(source) - 1, min(len(source), 1500)).long(), {"camera", "speech"})
+        rows = torch.linspace(0, len(source) - 1, min(len(source), 1500)).long()
+        every = source.clip(rows, {"camera", "speech", "landmarks"})
         some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), 24)).long(), SETUP)
-        assert every.camera is not None and every.speech is not None and some.camera is not None
+        assert every.camera is not None and every.speech is not None and every.landmarks is not None and some.camera is not None
         assert some.frames is not None and some.labels is not None and some.torso is not None and some.background is not None
         self._build(self.config.points, every.speech.shape[2], source.size)
         self.audio.fit(every.speech)
+        self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
         u, _, v = torch.linalg.svd(every.camera.pose[:, :3, :3].mean(0))
         self.pose_center.copy_(u @ v)
         self.focal.copy_(every.camera.focal[0, 0])
@@ -193,8 +195,6 @@ class EgsTalker(Renderer):
         self.planes.high.copy_(seeds.means.amax(0) + margin)
         self.agents = spread(seeds.means, self.config.agents)
         self.torso.start(some.torso[row], some.background[0])  # one sharp picture: the flow cannot align a blurred one
-
-    # ---- draw ----
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
         """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
@@ -235,6 +235,8 @@ class EgsTalker(Renderer):
         """Frames [T,3,H,W], alpha of the head [T,H,W], the torso's flow, and the offsets (None: a head that does not move)."""
         assert clip.camera is not None
         code = self.code(clip.camera)
+        if self.training:  # a pose known exactly is the number of its frame, and the frame is learned by heart
+            code = code + self.config.noise * torch.randn_like(code)
         behind, flow = self.torso(code, size)
         head = self.moved(heard, clip, code)
         drawn = splats.render(*head[:5], clip.camera, size)
@@ -248,8 +250,6 @@ class EgsTalker(Renderer):
         near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
         rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
         return self._draw(clip, identity if identity is not None else self.encode(), (rows, columns))[0].clamp(0, 1)
-
-    # ---- train ----
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, moving=True)
