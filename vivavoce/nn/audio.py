@@ -79,7 +79,7 @@ class SpeechCode(nn.Module):
             rows = torch.randint(len(speech), (batch,))
             loss = (head(self(speech[rows])) - wanted[rows]).square().sum(1).mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         self.zero_grad()
         self.train(before)
