@@ -15,7 +15,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,16 @@ def error(found: list[Tensor], wanted: list[Tensor]) -> float:
     return max(((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-12)).item() for a, b in pairs)
 
 
+@cache
+def pull(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A fixed gradient, made once: drawing the numbers and moving them takes longer than what is timed."""
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=g, dtype=torch.float64).to(device, dtype)
+
+
 def pulls(shapes: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """A fixed gradient for each tensor."""
-    g = torch.Generator().manual_seed(1)
-    return [torch.randn(part.shape, generator=g, dtype=torch.float64).to(part.device, dtype) for part in shapes]
+    return [pull(part.shape, part.device, dtype) for part in shapes]
 
 
 def values_and_gradients(parts: list[Tensor], camera: Camera, size: tuple[int, int], backend: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -182,9 +188,9 @@ def peer(parts: tuple[Projected, Tensor, Tensor], size: int, bench: Callable[[An
         return rasterize_to_pixels(splats.means2d, splats.conics, features, opacities, size, size, 16, offsets, ids)  # type: ignore[no-any-return]
 
     image, alpha = draw()
-    pull = pulls([image, alpha], image.dtype)
+    wanted = pulls([image, alpha], image.dtype)
     leaves = [splats.means2d, splats.conics, opacities, features]
-    gather = bench(lambda: torch.autograd.grad([image, alpha], leaves, pull, retain_graph=True))
+    gather = bench(lambda: torch.autograd.grad([image, alpha], leaves, wanted, retain_graph=True))
     ours, _ = module.composite(splats, opacities, features, (size, size))
     apart = (image.permute(0, 3, 1, 2) - ours).abs().amax().item()
     with torch.no_grad():
@@ -239,8 +245,8 @@ def time_plan(
     if part == "draw":
         return bench(lambda: module.draw(found, features, (size, size), plan)), lists
     picture = module.draw(found, features, (size, size), plan)
-    pull = tuple(pulls(list(picture), features.dtype))
-    return bench(lambda: module.gather(found, features, picture, pull, plan)), lists
+    wanted = tuple(pulls(list(picture), features.dtype))
+    return bench(lambda: module.gather(found, features, picture, wanted, plan)), lists
 
 
 def frames(count: int, size: int, bench: Callable[[Any], float]) -> None:

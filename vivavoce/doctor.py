@@ -105,7 +105,7 @@ def _kernels() -> Iterator[Finding]:
         text = f"{numba.__version__}, {numba.get_num_threads()} threads, layer {layer or 'none'}"
         safe = layer in ("tbb", "omp")
         yield Finding("numba", safe, text, "" if safe else "install libgomp (Debian: apt install libgomp1), or two threads cannot render")
-    for name, what in (("triton", "GPU kernels"), ("gsplat", "faster Gaussian splats")):
+    for name, what in (("triton", "GPU kernels"), ("gsplat", "another back end of Gaussian splats")):
         here = _version(name)
         needed = cuda and name == "triton"
         text = f"{here} ({what})" if here else f"not installed ({what}; {'needed' if needed else 'optional, CUDA only'})"

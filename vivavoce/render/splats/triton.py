@@ -37,7 +37,7 @@ class Plan:
     store: str = "scratch"  # scratch, atomic
 
 
-PLAN = Plan()
+PLAN = Plan(8, 8, gather="add", store="atomic")  # the fastest of those measured on an H200
 
 
 @dataclass
