@@ -128,6 +128,7 @@ def test_a_server_that_always_cuts_is_given_up(server: Server, monkeypatch: pyte
 def test_wrong_bytes_are_refused_and_the_next_source_is_asked(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, own_cache: Path
 ) -> None:
+    caplog.set_level("INFO", "vivavoce")
     wrong = BODY[:-1] + b"?"
     server.files |= {"/wrong": wrong, "/right": BODY}
     enter(monkeypatch, Url("http://127.0.0.1:9/closed"), Url(f"{server.url}/none"), Url(f"{server.url}/wrong"), Url(f"{server.url}/right"))

@@ -192,7 +192,7 @@ def _bring(wanted: Asset, target: Path, progress: bool) -> None:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
                 raise  # our disk, not their server
             failed.append(f"{label}: {download.reason(error)}")
-            log.warning("%s: %s", wanted.name, failed[-1])
+            log.info("%s: %s; trying the next source", wanted.name, failed[-1])
             continue
         os.replace(part, target)
         return
