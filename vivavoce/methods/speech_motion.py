@@ -142,6 +142,9 @@ class SpeechMotion(Generator):
         rows = torch.linspace(0, len(source) - 1, min(len(source), 2000)).long()
         heard = source.clip(rows, {"speech"}).speech
         assert heard is not None
+        if heard.shape[-1] != len(self.mean):
+            cause = f"it is set for {len(self.mean)} numbers a step of speech, the features have {heard.shape[-1]}"
+            raise InputError("speech_motion", cause, f"add --speech_dim {heard.shape[-1]}, or for mel: --preset mel")
         self.mean = heard.mean((0, 1))
         self.deviation = heard.std((0, 1)).clamp(min=1e-3)
         units = source.clip(slice(0, len(source)), {"units"}).units
