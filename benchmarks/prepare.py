@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -27,15 +28,19 @@ def repeated(source: Path, target: Path, seconds: float) -> Path:
         with av.open(str(source)) as once:
             video, sound = once.streams.video[0], once.streams.audio[0]
             tracks = {s.index: out.add_stream_from_template(s) for s in (video, sound)}
-            length = float(video.duration * video.time_base)
-        at = 0.0
+            length = max(float(s.duration * s.time_base) for s in (video, sound))
+            length = math.ceil(25 * length) / 25  # whole frames
+        at, last = 0.0, {}
         while at < seconds:
             with av.open(str(source)) as once:
-                for packet in once.demux(video.index, sound.index):
+                for packet in once.demux(*tracks):
                     if packet.dts is None or at + float(packet.dts * packet.time_base) >= seconds:
                         continue
                     shift = round(at / packet.time_base)
                     packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    if packet.dts <= last.get(packet.stream_index, -math.inf):  # where two rounds meet
+                        continue
+                    last[packet.stream_index] = packet.dts
                     packet.stream = tracks[packet.stream_index]
                     out.mux(packet)
             at += length
