@@ -1,32 +1,29 @@
 """Speed of render.splats, against plain torch on a CPU and against gsplat on CUDA, and its error against float64.
 
     python benchmarks/splats.py --device cpu
-    python benchmarks/splats.py --device cuda --variants all
+    python benchmarks/splats.py --device cuda
 
-The scene is a head-like shell of anisotropic splats. On CUDA "draw" and "gather" are compositing alone (image; gradient in the
-projected splats), RGB and depth together, and "lists" the depth sort and tile lists; "frame" is everything `render` does.
+The scene is a head-like shell of anisotropic splats. On CUDA "project", "lists" (depth sort and tile lists), "draw" and "gather"
+(the gradient in the projected splats) are the steps by themselves, RGB and depth together; "frame" is everything `render` does.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import itertools
-import json
+import importlib.util
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vivavoce.render.splats import render
-from vivavoce.render.splats import torch as oracle
 from vivavoce.render.splats.contract import Projected
 from vivavoce.types import Camera
 
+Bench = Callable[[Callable[[], Any]], float]
 GPU = "cuda"
 CPU_SIZES = ((2000, 128), (5000, 256), (10000, 512), (15000, 512), (20000, 256), (20000, 512), (50000, 512))
 CUDA_SIZES = ((20000, 256), (20000, 512), (20000, 1024), (50000, 512), (50000, 1024), (100000, 512))
@@ -102,175 +99,95 @@ def cpu(sizes: tuple[tuple[int, int], ...], threads: int) -> None:
         print(f"{count:6d} {size:4d} | {row[0]:8.1f} {row[1]:15.1f} | {row[2]:12.0f} {row[3]:18.0f} | {ratio}", flush=True)
 
 
-def plans(which: str) -> tuple[list[Any], list[Any]]:
-    """Plans to try for drawing and for the gradient."""
-    from vivavoce.render.splats.triton import PLAN, Plan
-
-    if which == "default":
-        return [PLAN], [PLAN]
-    make = dataclasses.replace
-    draw = [make(PLAN, draw="serial", draw_splats=k, draw_warps=w, draw_bands=b) for k, w, b in (
-        (4, 1, 1), (8, 1, 1), (4, 1, 2), (8, 1, 2), (8, 1, 4), (4, 2, 1), (8, 2, 1), (8, 4, 1), (8, 2, 2), (16, 1, 2))]  # fmt: skip
-    draw += [make(PLAN, draw="scan", draw_splats=k, draw_warps=w) for k, w in ((8, 4), (16, 4), (16, 8), (8, 8))]
-    draw += [Plan(wide=16, high=8, draw_splats=8, draw_bands=b) for b in (1, 2)]
-    gather = [make(PLAN, gather="rows", gather_splats=k, gather_bands=b, store=s) for k, b, s in itertools.product(
-        (4, 8), (1, 2, 4), ("scratch", "atomic"))]  # fmt: skip
-    gather += [make(PLAN, gather="rows", gather_splats=16, gather_bands=b) for b in (2, 4)]
-    gather += [make(PLAN, gather="serial", gather_splats=k, gather_warps=w, gather_bands=b, store=s) for k, w, b, s in (
-        (2, 1, 1, "atomic"), (2, 1, 1, "scratch"), (4, 1, 2, "atomic"), (2, 1, 4, "atomic"), (2, 4, 1, "scratch"))]  # fmt: skip
-    gather += [Plan(wide=8, high=8, gather=s, gather_splats=k, gather_warps=w, store=t) for s, k, w, t in (
-        ("tf32x3", 16, 2, "scratch"), ("tf32x3", 16, 2, "atomic"), ("tf32", 16, 2, "atomic"), ("add", 8, 1, "atomic"))]  # fmt: skip
-    gather += [make(PLAN, gather="tf32x3", gather_splats=16, gather_warps=w, store="atomic") for w in (4, 8)]
-    gather += [Plan(wide=16, high=8, gather="rows", gather_splats=8, gather_bands=b) for b in (1, 2)]
-    return draw, gather
+def check(backend: str) -> str:
+    """Error of a back end on CUDA against the oracle in float64, two images of a size that fills no tile."""
+    size = (100, 77)
+    parts, camera = head(2000, 90, GPU, torch.float64)
+    wanted = values_and_gradients(parts, Camera.cat([camera, camera]), size, "torch")
+    parts, camera = head(2000, 90, GPU)
+    found = values_and_gradients(parts, Camera.cat([camera, camera]), size, backend)
+    return f"values {error(found[0], wanted[0]):.1e}, gradients {error(found[1], wanted[1]):.1e}"
 
 
-def label(plan: Any, part: str) -> str:
-    if part == "draw":
-        bands = f" bands{plan.draw_bands}" if plan.draw == "serial" else ""
-        return f"{plan.draw} {plan.wide}x{plan.high} K{plan.draw_splats} warps{plan.draw_warps}{bands}"
-    bands = f" bands{plan.gather_bands}" if plan.gather in ("rows", "serial") else ""
-    return f"{plan.gather} {plan.wide}x{plan.high} K{plan.gather_splats} warps{plan.gather_warps}{bands} {plan.store}"
-
-
-def projected(parts: list[Tensor], camera: Camera, size: int) -> tuple[Projected, Tensor, Tensor]:
-    """Splats in the image plane, opacities [1,N] and features [1,N,4] as leaves."""
-    one = [part.detach()[None] for part in parts]
-    flat = oracle.project(*one[:4], torch.linalg.inv(camera.pose), camera.focal, camera.center, (size, size))
-    features = torch.cat((one[4], flat.depths[..., None]), -1)
-    leaves = [part.detach().clone().requires_grad_() for part in (flat.means2d, flat.conics, one[3], features)]
-    return Projected(leaves[0], leaves[1], flat.depths, flat.extents), leaves[2], leaves[3]
-
-
-def composited(module: Any, parts: tuple[Projected, Tensor, Tensor], size: int, **plan: Any) -> list[Tensor]:
-    """Image, alpha and gradients in means2d, conics, opacities, features."""
-    splats, opacities, features = parts
-    out = module.composite(splats, opacities, features, (size, size), **plan)
-    leaves = [splats.means2d, splats.conics, opacities, features]
-    return [*out, *torch.autograd.grad(list(out), leaves, pulls(list(out), features.dtype))]
-
-
-def check(draws: list[Any], gathers: list[Any]) -> dict[str, float]:
-    """Error of every plan against the oracle in float64 on a small scene."""
+def ours(parts: list[Tensor], camera: Camera, size: tuple[int, int], bench: Bench) -> dict[str, float]:
+    """The steps of the Triton back end, in ms."""
     from vivavoce.render.splats import triton as module
 
-    size, errors = 100, {}  # an odd number of tiles, the last ones partly outside
-    wanted = composited(oracle, projected(*head(2000, size, GPU, torch.float64), size), size)
-    small = projected(*head(2000, size, GPU), size)
-    for part, tried in (("draw", draws), ("gather", gathers)):
-        for plan in tried:
-            try:
-                found = composited(module, small, size, plan=plan)
-                errors[label(plan, part)] = error(found[:2] if part == "draw" else found, wanted[:2] if part == "draw" else wanted)
-            except Exception as trouble:  # a plan may not fit this GPU: say so and go on
-                print(f"{label(plan, part)}: {type(trouble).__name__}: {str(trouble).splitlines()[0][:150]}")
-    return errors
+    rows = tuple(part.detach()[None] for part in parts)
+    view = (camera.pose, camera.focal, camera.center)
+    _, packed, keys, counts, _ = module.project(rows, view, size)
+    found = module.lists(packed, keys, counts, size)
+    picture = module.draw(packed, found, 3, size)
+    wanted = tuple(pulls(list(picture), torch.float32))
+    return {
+        "project": bench(lambda: module.project(rows, view, size)),
+        "lists": bench(lambda: module.lists(packed, keys, counts, size)),
+        "draw": bench(lambda: module.draw(packed, found, 3, size)),
+        "gather": bench(lambda: module.gather(packed, found, picture, wanted)),
+    }
 
 
-def peer(parts: tuple[Projected, Tensor, Tensor], size: int, bench: Callable[[Any], float]) -> tuple[float, float, float, float]:
-    """gsplat on the same projected splats: lists, draw, gather in ms and the largest difference of the image."""
-    from gsplat.cuda._wrapper import isect_offset_encode, isect_tiles, rasterize_to_pixels
+def theirs(parts: list[Tensor], camera: Camera, size: tuple[int, int], bench: Bench) -> dict[str, float]:
+    """The same steps of gsplat."""
+    from vivavoce.render.splats import gsplat as module
 
-    from vivavoce.render.splats import triton as module
+    points, turns, spreads, opaque, paint = (part.detach()[None] for part in parts)
+    view = (torch.linalg.inv(camera.pose), camera.focal, camera.center)
 
-    splats, opacities, features = parts
-    across = -(-size // 16)
-    radii = splats.extents.ceil().to(torch.int32)
-    args = (splats.means2d.detach(), radii, splats.depths, 16, across, across)
+    def project() -> Projected:
+        return module.project(points, turns, spreads, opaque, *view, size)
 
-    def lists() -> tuple[Tensor, Tensor]:
-        _, keys, ids = isect_tiles(*args)
-        return isect_offset_encode(keys, 1, across, across), ids
-
-    offsets, ids = lists()
-
-    def draw() -> tuple[Tensor, Tensor]:
-        return rasterize_to_pixels(splats.means2d, splats.conics, features, opacities, size, size, 16, offsets, ids)  # type: ignore[no-any-return]
-
-    image, alpha = draw()
-    wanted = pulls([image, alpha], image.dtype)
-    leaves = [splats.means2d, splats.conics, opacities, features]
-    gather = bench(lambda: torch.autograd.grad([image, alpha], leaves, wanted, retain_graph=True))
-    ours, _ = module.composite(splats, opacities, features, (size, size))
-    apart = (image.permute(0, 3, 1, 2) - ours).abs().amax().item()
+    flat = project()
+    leaves = [
+        part.detach().requires_grad_() for part in (flat.means2d, flat.conics, opaque, torch.cat((paint, flat.depths[..., None]), -1))
+    ]
+    splats = Projected(leaves[0], leaves[1], flat.depths, flat.extents)
+    offsets, ids = module.lists(splats, size)
+    image, alpha = module.draw(splats, leaves[2], leaves[3], (offsets, ids), size)
+    wanted = pulls([image, alpha], torch.float32)
+    found = {"gather": bench(lambda: torch.autograd.grad([image, alpha], leaves, wanted, retain_graph=True))}
     with torch.no_grad():
-        return bench(lists), bench(draw), gather, apart
+        found["project"] = bench(project)
+        found["lists"] = bench(lambda: module.lists(splats, size))
+        found["draw"] = bench(lambda: module.draw(splats, leaves[2], leaves[3], (offsets, ids), size))
+    return found
 
 
-def cuda(sizes: tuple[tuple[int, int], ...], which: str, out: Path | None) -> None:
-    """Every plan, and gsplat where it is installed."""
+def whole(parts: list[Tensor], camera: Camera, size: tuple[int, int], backend: str, bench: Bench) -> dict[str, float]:
+    """Frames as `render` draws them, projection and autograd included."""
+    plain = [part.detach() for part in parts]
+    return {
+        "frame": bench(partial(render, *plain, camera, size, backend=backend)),
+        "frame+gradient": bench(partial(values_and_gradients, parts, camera, size, backend)),
+    }
+
+
+def cuda(sizes: tuple[tuple[int, int], ...]) -> None:
+    """The Triton back end against gsplat's kernels in the same run, medians in ms."""
     from triton.testing import do_bench
 
-    from vivavoce.render.splats import triton as module
-
-    bench = lambda run: float(do_bench(run, warmup=10, rep=50, return_mode="median"))  # noqa: E731
-    draws, gathers = plans(which)
-    start = time.perf_counter()
-    errors = check(draws, gathers)
-    print(f"{torch.cuda.get_device_name()}: {len(errors)} plans compiled in {time.perf_counter() - start:.0f} s; error against float64:")
-    for name, value in errors.items():
-        print(f"  {name:45s} {value:.1e}")
-    report = []
-    for count, size in sizes:
-        parts = projected(*head(count, size, GPU), size)
-        try:
-            their_lists, their_draw, their_gather, apart = peer(parts, size, bench)
-        except ImportError as trouble:
-            print(f"gsplat: {trouble}")
-            their_lists, their_draw, their_gather, apart = (float("nan"),) * 4
-        theirs_text = f"gsplat lists {their_lists:.3f} draw {their_draw:.3f} gather {their_gather:.3f} ms"
-        print(f"{count} splats, {size} px: {theirs_text}; images differ by {apart:.1e}")
-        for part, tried, theirs in (("draw", draws, their_draw), ("gather", gathers, their_gather)):
-            rows = []
-            for plan in tried:
-                if label(plan, part) in errors:
-                    rows.append((time_plan(module, parts, size, plan, part, bench), plan))
-            for (ms, lists), plan in sorted(rows, key=lambda row: row[0][0]):
-                reading = {"splats": count, "px": size, "part": part, "ms": ms, "lists": lists, "gsplat": theirs}
-                report.append(reading | {"plan": dataclasses.asdict(plan)})
-            for (ms, lists), plan in sorted(rows, key=lambda row: row[0][0])[:6]:
-                print(f"  {part:6s} {ms:.3f} ms, {ms / theirs:.2f} of gsplat, lists {lists:.3f} | {label(plan, part)}", flush=True)
-        frames(count, size, bench)
-    if out:
-        out.write_text(json.dumps(report))
-
-
-def time_plan(
-    module: Any, parts: tuple[Projected, Tensor, Tensor], size: int, plan: Any, part: str, bench: Callable[[Any], float]
-) -> tuple[float, float]:
-    """Milliseconds of one part and of its tile lists."""
-    splats, opacities, features = (parts[0], parts[1].detach(), parts[2].detach())
-    found = module.lists(splats, opacities, (size, size), plan)
-    lists = bench(lambda: module.lists(splats, opacities, (size, size), plan))
-    if part == "draw":
-        return bench(lambda: module.draw(found, features, (size, size), plan)), lists
-    picture = module.draw(found, features, (size, size), plan)
-    wanted = tuple(pulls(list(picture), features.dtype))
-    return bench(lambda: module.gather(found, features, picture, wanted, plan)), lists
-
-
-def frames(count: int, size: int, bench: Callable[[Any], float]) -> None:
-    """Whole frames, projection included."""
-    parts, camera = head(count, size, GPU)
-    plain = [part.detach() for part in parts]
-    text = []
-    for backend in ("triton", "gsplat"):
-        try:
-            drawn = bench(partial(render, *plain, camera, (size, size), backend=backend))
-            both = bench(partial(values_and_gradients, parts, camera, (size, size), backend))
-            text.append(f"{backend} {drawn:.3f} / {both:.3f}")
-        except Exception as trouble:  # the peer may be missing
-            text.append(f"{backend}: {type(trouble).__name__}: {str(trouble).splitlines()[0][:120]}")
-    print("  frame / frame+gradient, ms: " + "; ".join(text), flush=True)
+    bench: Bench = lambda run: float(do_bench(run, warmup=20, rep=100, return_mode="median"))  # noqa: E731
+    peer = importlib.util.find_spec("gsplat") is not None
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; medians in ms" + ("" if peer else "; gsplat is not installed"))
+    for backend in ("triton", "gsplat") if peer else ("triton",):
+        print(f"2000 splats, 2 images of 77 x 100 against float64: {backend}: {check(backend)}", flush=True)
+    names = ("project", "lists", "draw", "gather", "frame", "frame+gradient")
+    print("splats   px | back end  " + " ".join(f"{name:>14s}" for name in names))
+    for count, px in sizes:
+        size, rows = (px, px), []
+        parts, camera = head(count, px, GPU)
+        for backend, steps in (("triton", ours), ("gsplat", theirs)) if peer else (("triton", ours),):
+            rows.append(steps(parts, camera, size, bench) | whole(parts, camera, size, backend, bench))
+            print(f"{count:6d} {px:4d} | {backend:8s}  " + " ".join(f"{rows[-1][name]:14.3f}" for name in names), flush=True)
+        if peer:
+            print("            | ratio     " + " ".join(f"{rows[0][name] / rows[1][name]:14.2f}" for name in names), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--variants", choices=("default", "all"), default="default", help="CUDA: which plans of the kernels to try")
     parser.add_argument("--sizes", help="SPLATS@PX,... instead of the usual ones")
     parser.add_argument("--threads", type=int, default=2, help="CPU: torch threads (numba: NUMBA_NUM_THREADS)")
-    parser.add_argument("--out", type=Path, help="CUDA: every reading as JSON")
     options = parser.parse_args()
     sizes = CPU_SIZES if options.device == "cpu" else CUDA_SIZES
     if options.sizes:
@@ -278,7 +195,7 @@ def main() -> None:
     if options.device == "cpu":
         cpu(sizes, options.threads)
     else:
-        cuda(sizes, options.variants, options.out)
+        cuda(sizes)
 
 
 if __name__ == "__main__":

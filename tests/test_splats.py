@@ -279,11 +279,12 @@ def test_the_choice_of_back_end() -> None:
 TRITON = """
 import torch, test_splats as t
 from vivavoce.render.splats import render
-parts, wanted_parts, size = t.shell(12, dtype=torch.float32), t.shell(12), (19, 35)
-wanted = render(*wanted_parts, t.camera(size), size, backend="torch")
-found = render(*parts, t.camera(size, dtype=torch.float32), size, backend="triton")
-t.close(t.outputs(found), t.outputs(wanted), 2e-5)
-t.close(t.pulled(found, parts), t.pulled(wanted, wanted_parts), 2e-5)
+for count, size, channels, rows in ((0, (8, 8), 3, 1), (8, (7, 6), 1, 1), (12, (19, 35), 5, 2)):
+    parts, wanted_parts = t.shell(count, channels, torch.float32), t.shell(count, channels)
+    wanted = render(*wanted_parts, t.camera(size, rows), size, backend="torch")
+    found = render(*parts, t.camera(size, rows, torch.float32), size, backend="triton")
+    t.close([*t.outputs(found), found.radii], [*t.outputs(wanted), wanted.radii], 2e-5)
+    t.close(t.pulled(found, parts), t.pulled(wanted, wanted_parts), 2e-5)
 print("agrees")
 """
 
@@ -299,15 +300,69 @@ def test_tritons_kernels_agree_with_the_oracle_in_its_interpreter() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("count", "size", "channels", "rows"), [(1, (16, 16), 3, 1), (2000, (100, 77), 3, 2), (300, (61, 83), 6, 1), (0, (32, 32), 3, 1)]
+    ("count", "size", "channels", "rows"),
+    [
+        (0, (32, 32), 3, 1),
+        (1, (16, 16), 3, 1),
+        (50, (8, 5), 1, 1),
+        (300, (61, 83), 6, 1),
+        (2000, (100, 77), 3, 2),
+        (3000, (1030, 1025), 3, 2),
+    ],
 )
 def test_triton_agrees_with_the_oracle(count: int, size: tuple[int, int], channels: int, rows: int) -> None:
     wanted_parts = [part.detach().cuda().requires_grad_() for part in shell(count, channels)]
     parts = [part.detach().float().requires_grad_() for part in wanted_parts]
-    wanted = render(*wanted_parts, camera(size, rows), size, backend="torch")
-    found = render(*parts, camera(size, rows, torch.float32), size, backend="triton")
-    close(outputs(found), outputs(wanted), 5e-5)
+    wanted = render(*wanted_parts, camera(size, rows).to("cuda"), size, backend="torch")
+    found = render(*parts, camera(size, rows, torch.float32).to("cuda"), size, backend="triton")
+    close([*outputs(found), found.radii], [*outputs(wanted), wanted.radii], 5e-5)
     close(pulled(found, parts), pulled(wanted, wanted_parts), 5e-5)
+
+
+@pytest.mark.gpu
+def test_triton_draws_more_tiles_than_16_bits_count() -> None:
+    size = (1030, 1025)  # 129 x 129 tiles, twice
+    views = camera(size, 2, torch.float32)
+    parts, other = ([part.detach().cuda().requires_grad_() for part in shell(3000, dtype=torch.float32)] for _ in range(2))
+    together = render(*parts, views, size, backend="triton")
+    apart = [render(*other, views[t : t + 1], size, backend="triton") for t in range(2)]
+    for t, one in enumerate(apart):
+        close([part[t] for part in outputs(together)], outputs(one), 1e-6)
+    torch.stack([part.square().sum() for part in outputs(together)]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([part.square().sum() for one in apart for part in outputs(one)]).sum().backward()  # type: ignore[no-untyped-call]
+    close([part.grad for part in parts], [part.grad for part in other], 1e-4)  # type: ignore[misc]
+
+
+@pytest.mark.gpu
+def test_triton_takes_splats_of_their_own_for_every_image_and_cameras_on_the_host() -> None:
+    size = (60, 45)
+    parts = [torch.stack(pair).detach().cuda().requires_grad_() for pair in zip(shell(200), shell(200, seed=1), strict=True)]
+    mine = [part.detach().float().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for part in parts]
+    wanted = render(*parts, camera(size, 2), size, backend="torch")
+    found = render(*mine, camera(size, 2, torch.float32), size, backend="triton")
+    close([*outputs(found), found.radii], [*outputs(wanted), wanted.radii], 5e-5)
+    close(pulled(found, mine), pulled(wanted, parts), 5e-5)
+    with torch.no_grad():
+        close(outputs(render(*mine, camera(size, 2, torch.float32), size, backend="triton")), outputs(found), 1e-6)
+
+
+@pytest.mark.gpu
+def test_triton_passes_on_a_gradient_in_the_places_and_draws_nothing_behind() -> None:
+    size = (40, 40)
+    turned = camera(size, dtype=torch.float32)
+    turned.pose[:, :3, :3] = turned.pose[:, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
+    parts = [part.detach().cuda().requires_grad_() for part in shell(50, dtype=torch.float32)]
+    empty = render(*parts, turned, size, backend="triton")
+    assert all((part == 0).all() for part in outputs(empty))
+    assert all((grad == 0).all() for grad in pulled(empty, parts))
+    places = []
+    for backend in ("torch", "triton"):
+        leaves = [part.detach().requires_grad_() for part in parts]
+        drawn = render(*leaves, camera(size, dtype=torch.float32), size, backend=backend)
+        (drawn.means2d.sin().sum() + drawn.image.sum()).backward()  # type: ignore[no-untyped-call]
+        assert drawn.means2d_grad is not None and leaves[0].grad is not None
+        places.append([drawn.means2d_grad, leaves[0].grad])
+    close(places[1], places[0], 1e-4)
 
 
 @pytest.mark.gpu

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
@@ -99,19 +100,24 @@ def render(
     batch = max(len(camera), *(len(part) if part.dim() > dims else 1 for part, dims in parts.values()))
     points, turns, spreads, opaque, paint = (_rows(part, dims, batch, name) for name, (part, dims) in parts.items())
     module = _load(backend, means)
-    view, focal, center = (_rows(part, dims, batch, "camera") for part, dims in ((camera.pose, 2), (camera.focal, 1), (camera.center, 1)))
-    with pytorch.no_grad():
-        inverse = _rigid_inverse(view.detach().to(means))
-        focal, center = focal.detach().to(means), center.detach().to(means)
-    projected = module.project(points, turns, spreads, opaque, inverse, focal, center, size)
+    views = tuple(_rows(part, dims, batch, "camera") for part, dims in ((camera.pose, 2), (camera.focal, 1), (camera.center, 1)))
+    seen = tuple(part.detach().to(means) for part in views)
+    drawn = Splatted(*getattr(module, "splat", partial(_splat, module))((points, turns, spreads, opaque, paint), seen, size))
+    if not single:
+        return drawn
+    return Splatted(drawn.image[0], drawn.alpha[0], drawn.depth[0], drawn.means2d, drawn.radii[0])
+
+
+def _splat(module: ModuleType, parts: tuple[Tensor, ...], camera: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Image, alpha, depth, means2d, radii by a back end that projects and composites apart."""
+    points, turns, spreads, opaque, paint = parts
+    pose, focal, center = camera
+    projected = module.project(points, turns, spreads, opaque, _rigid_inverse(pose), focal, center, size)
     if projected.means2d.requires_grad:
         projected.means2d.retain_grad()
     features = pytorch.cat((paint, projected.depths[..., None]), -1)
     image, alpha = module.composite(projected, opaque, features, size)
-    found = Splatted(image[:, :-1], alpha, image[:, -1], projected.means2d, projected.extents.amax(-1))
-    if not single:
-        return found
-    return Splatted(found.image[0], found.alpha[0], found.depth[0], found.means2d, found.radii[0])
+    return image[:, :-1], alpha, image[:, -1], projected.means2d, projected.extents.amax(-1)
 
 
 def _rigid_inverse(pose: Tensor) -> Tensor:  # [B,4,4] -> [B,4,4]

@@ -39,6 +39,24 @@ def project(
     return Projected(means2d, conics, depths, radii.to(means.dtype))
 
 
+def lists(projected: Projected, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Offsets [B,tiles down,tiles across] into the rows [M] of splats, tile by tile in depth order."""
+    height, width = size
+    across, down = -(-width // TILE), -(-height // TILE)
+    means2d, _, depths, extents = (part.detach().contiguous() for part in projected)
+    _, keys, ids = isect_tiles(means2d, extents.to(torch.int32), depths, TILE, across, down)
+    return isect_offset_encode(keys, len(means2d), across, down), ids
+
+
+def draw(
+    projected: Projected, opacities: Tensor, features: Tensor, found: tuple[Tensor, Tensor], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:  # [B,H,W,F], [B,H,W,1]
+    """Composites the `lists`."""
+    height, width = size
+    means2d, conics = projected.means2d.contiguous(), projected.conics.contiguous()
+    return rasterize_to_pixels(means2d, conics, features.contiguous(), opacities.contiguous(), width, height, TILE, *found)
+
+
 def composite(
     projected: Projected,
     opacities: Tensor,  # [B,N]
@@ -46,14 +64,5 @@ def composite(
     size: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:  # [B,F,H,W], [B,H,W]
     """As `torch.composite`."""
-    height, width = size
-    across, down = -(-width // TILE), -(-height // TILE)
-    with torch.no_grad():
-        radii = projected.extents.to(torch.int32)
-        _, keys, ids = isect_tiles(projected.means2d.contiguous(), radii, projected.depths.contiguous(), TILE, across, down)
-        offsets = isect_offset_encode(keys, len(opacities), across, down)
-    image, alpha = rasterize_to_pixels(
-        projected.means2d.contiguous(), projected.conics.contiguous(), features.contiguous(), opacities.contiguous(),
-        width, height, TILE, offsets, ids,
-    )  # fmt: skip
+    image, alpha = draw(projected, opacities, features, lists(projected, size), size)
     return image.permute(0, 3, 1, 2), alpha[..., 0]

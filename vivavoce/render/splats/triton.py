@@ -1,191 +1,158 @@
-"""Splats on CUDA: the autograd side of the Triton kernels. float32 tensors on one CUDA device."""
+"""Splats on CUDA: the autograd side of the Triton kernels. float32 tensors on one CUDA device.
+
+A picture is: projection, depth sort, (splat, tile) pairs, a stable sort of them by tile, drawing. Its gradient is two kernels.
+The host waits once a picture, for the number of pairs, while the device sorts the depths.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from . import torch as oracle
-from . import triton_compositing as kernels
-from . import triton_serial as serial
-from .contract import Projected
+from . import triton_compositing, triton_projection
 
-BLOCK = 64  # splats a program of the small kernels
-LOG2E = 1.4426950408889634
-SCALE = (-0.5 * LOG2E, -LOG2E, -0.5 * LOG2E)  # from a conic to the factors of dx^2, dx dy, dy^2 in the exponent of 2
+WIDE, HIGH = 8, 8  # px of a tile
+SPLATS = 8  # a turn of the compositing kernels; with one warp a tile the fastest of those measured on an H200
+BLOCK = 64  # splats a program of the other kernels
 FAST = not triton.knobs.runtime.interpret  # the interpreter knows no inline assembly
+TILE: dict[str, Any] = {"WIDE": WIDE, "HIGH": HIGH}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How the compositing kernels are laid out; changes speed, not results."""
-
-    wide: int = 16  # px of a tile
-    high: int = 16
-    draw: str = "serial"  # serial: splats one by one, unrolled; scan: K splats at once
-    draw_splats: int = 8
-    draw_warps: int = 1
-    draw_bands: int = 1  # programs a tile (serial)
-    gather: str = "rows"  # rows, serial: one by one; tf32x3, tf32, add: K splats at once, how their sums over pixels are made
-    gather_splats: int = 8
-    gather_warps: int = 1
-    gather_bands: int = 1
-    store: str = "scratch"  # scratch, atomic
+def _plain(part: Tensor) -> Tensor:
+    """Rows that lie one after another within an image; the images may be one and the same."""
+    if part.dtype != torch.float32:
+        raise TypeError(f"the triton back end takes float32, not {part.dtype}")
+    return part if part[0].is_contiguous() else part.contiguous()
 
 
-PLAN = Plan(8, 8, gather="add", store="atomic")  # the fastest of those measured on an H200
+def _tiles(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[1] // WIDE), -(-size[0] // HIGH)
 
 
-@dataclass
-class Lists:
-    """Which splats each tile draws, nearest first."""
+def project(parts: tuple[Tensor, ...], camera: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Means [B,N,3], quaternions, scales, opacities, colours seen by pose [B,4,4] (world from camera), focal, center [B,2]
+    -> means2d [B,N,2], packed rows [B,N,8+F], depths [B,N] to sort by, numbers of tiles [B,N], radii [B,N].
+    """
+    batch, each, channels = parts[4].shape
+    row = 8 + channels // 4 * 4 + 4  # the colours and the depth, in fours
+    means2d, packed = parts[0].new_empty(batch, each, 2), parts[0].new_empty(batch, each, row)
+    keys, radii = parts[0].new_empty(batch, each), parts[0].new_empty(batch, each)
+    counts = torch.empty(batch, each, dtype=torch.int32, device=parts[0].device)
+    if batch * each:
+        triton_projection.project[(-(-each // BLOCK), batch)](
+            *parts, *(part.stride(0) for part in parts), *camera, means2d, packed, keys, counts, radii,
+            each, *size, *_tiles(size), channels, row, BLOCK=BLOCK, num_warps=2, **TILE,
+        )  # fmt: skip
+    return means2d, packed, keys, counts, radii
 
-    table: Tensor  # [B*N,8]: u, v, conic times SCALE, opacity, half box x, y
-    order: Tensor  # [B*N] rows of the table by depth, image by image
-    ends: Tensor  # [B*N] running number of (splat, tile) pairs in that order
-    starts: Tensor  # [B*tiles+1]
-    ids: Tensor  # [M] row of the table of each pair, tile by tile in depth order
-    slots: Tensor  # [M] number of the pair, splat by splat in depth order
-    across: int
-    down: int
 
+def lists(packed: Tensor, keys: Tensor, counts: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Splats of every tile, nearest first: ids [M] (rows of `packed`, all images) and starts [B*tiles+1].
 
-def lists(projected: Projected, opacities: Tensor, size: tuple[int, int], plan: Plan = PLAN) -> Lists:
-    """Depth sort of the splats, then a stable sort of their tiles: 16-bit keys where they suffice. Waits once, for the number of pairs."""
-    means2d, conics, depths, extents = (part.detach() for part in projected)
-    batch, each = depths.shape
-    height, width = size
-    across, down = -(-width // plan.wide), -(-height // plan.high)
-    scaled = conics * conics.new_tensor(SCALE)
-    table = torch.cat((means2d, scaled, opacities.detach()[..., None], extents), -1).flatten(0, 1).contiguous()
-    order = torch.sort(depths, dim=-1, stable=True).indices
-    if batch > 1:
-        order = order + each * torch.arange(batch, device=order.device)[:, None]
-    order = order.flatten()
-    counts = torch.empty(batch * each, dtype=torch.int32, device=table.device)
-    grid = (-(-batch * each // BLOCK),)
-    shape = {"WIDE": plan.wide, "HIGH_": plan.high, "BLOCK": BLOCK, "num_warps": 2}
-    kernels.count[grid](table, order, counts, batch * each, across, down, **shape)
-    ends = counts.cumsum(0)
-    pairs = int(ends[-1]) if len(ends) else 0
+    Two stable sorts: splats by depth, then their (splat, tile) pairs by tile, with 16-bit keys where they suffice.
+    """
+    batch, each = keys.shape
+    number, total = counts.sum(), batch * each
+    if number.is_cuda:
+        landed = torch.cuda.Event()
+        number = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
+        landed.record()
+    order = torch.sort(keys.view(-1), stable=True).indices
+    ends = counts.view(-1).index_select(0, order).cumsum(0)
+    if keys.is_cuda:
+        landed.synchronize()
+    pairs = int(number)
+    across, down = _tiles(size)
     tiles = batch * across * down
-    keys = torch.empty(pairs, dtype=torch.int16 if tiles < 2**15 else torch.int32, device=table.device)
-    owners = torch.empty(pairs, dtype=torch.int32, device=table.device)
+    places = torch.empty(pairs, dtype=torch.int16 if tiles < 2**15 else torch.int32, device=keys.device)
+    owners = torch.empty(pairs, dtype=torch.int32, device=keys.device)
     if pairs:
-        kernels.fill[grid](table, order, ends, keys, owners, batch * each, each, across, down, **shape)
-    ranked, slots = torch.sort(keys, stable=True)
-    starts = torch.searchsorted(ranked, torch.arange(tiles + 1, dtype=keys.dtype, device=keys.device), out_int32=True)
-    return Lists(table, order, ends, starts, owners[slots], slots, across, down)
+        triton_compositing.fill[(-(-total // BLOCK),)](
+            packed, order, ends, places, owners, total, each, across, down, packed.shape[-1], BLOCK=BLOCK, num_warps=2, **TILE
+        )
+    ranked, slots = torch.sort(places, stable=True)
+    starts = torch.searchsorted(ranked, torch.arange(tiles + 1, dtype=places.dtype, device=keys.device), out_int32=True)
+    return owners.index_select(0, slots), starts
 
 
-def draw(found: Lists, features: Tensor, size: tuple[int, int], plan: Plan = PLAN) -> tuple[Tensor, Tensor]:
-    """Features [B,N,F], F a multiple of 4 -> image [B,F,H,W], transmittance [B,H,W]."""
-    batch, _, length = features.shape
-    height, width = size
-    image = features.new_empty(batch, length, height, width)
-    through = features.new_empty(batch, height, width)
-    tiles = found.across * found.down
-    tail = (found.ids, found.starts, image, through, height, width, found.across, tiles, length)
-    shape = {"K": plan.draw_splats, "WIDE": plan.wide, "HIGH_": plan.high, "num_warps": plan.draw_warps}
-    if plan.draw == "serial":
-        grid = (batch * tiles * plan.draw_bands, length // 4)
-        serial.draw[grid](_words(found.table), _words(features), *tail, BANDS=plan.draw_bands, FAST=FAST, **shape)
-    else:
-        kernels.draw[(batch * tiles, length // 4)](found.table, features, *tail, **shape)
-    return image, through
+def draw(packed: Tensor, found: tuple[Tensor, Tensor], channels: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Image [B,C,H,W], depth [B,H,W], alpha [B,H,W] from packed rows and their `lists`."""
+    batch, _, row = packed.shape
+    image, (across, down) = packed.new_empty(batch, channels, *size), _tiles(size)
+    depth, alpha = packed.new_empty(batch, *size), packed.new_empty(batch, *size)
+    triton_compositing.draw[(batch * across * down, (row - 8) // 4)](
+        packed.view(torch.int64), *found, image, depth, alpha, *size, across, across * down, channels, row,
+        K=SPLATS, FAST=FAST, num_warps=1, **TILE,
+    )  # fmt: skip
+    return image, depth, alpha
 
 
-def _words(floats: Tensor) -> Tensor:
-    return floats.view(torch.int64)
-
-
-def gather(
-    found: Lists,
-    features: Tensor,  # [B,N,F], F a multiple of 4
-    picture: tuple[Tensor, Tensor],
-    pull: tuple[Tensor, Tensor],
-    plan: Plan = PLAN,
-) -> Tensor:  # [groups of four features,B,N,10]: six moments, four features
-    """Sums over pixels of the pull on each splat's exponent times 1, dx, dy, dx^2, dx dy, dy^2, and of that on its features."""
-    batch, each, length = features.shape
-    height, width = picture[1].shape[1:]
-    groups, splats = length // 4, batch * each
-    banded = {"serial": serial.gather, "rows": serial.gather_rows}
-    bands = plan.gather_bands if plan.gather in banded else 1
-    scratch = plan.store == "scratch"
-    rows = len(found.ids) * bands if scratch else splats
-    target = features.new_zeros(groups, rows, 10)
-    tiles = found.across * found.down
-    grid = (batch * tiles * bands, groups)
-    tail = (found.ids, found.slots, found.starts, *picture, *pull, target, height, width, found.across, tiles, length, rows)
-    shape = {"K": plan.gather_splats, "WIDE": plan.wide, "HIGH_": plan.high, "STORE": plan.store, "num_warps": plan.gather_warps}
-    if plan.gather in banded:
-        banded[plan.gather][grid](_words(found.table), _words(features), *tail, BANDS=bands, FAST=FAST, **shape)
-    else:
-        kernels.gather[grid](found.table, features, *tail, SUM=plan.gather, **shape)
-    if not scratch:
-        return target.view(groups, batch, each, 10)
-    out = features.new_empty(groups, batch, each, 10)
-    kernels.total[(-(-splats // 16), groups)](target, found.order, found.ends, out, splats, bands, rows, splats, BLOCK=16, num_warps=4)
+def gather(packed: Tensor, found: tuple[Tensor, Tensor], picture: tuple[Tensor, ...], pulls: tuple[Tensor, ...]) -> Tensor:
+    """Gradient in the packed rows [B,N,8+F] (that of the conics before they were scaled; 0 for the half boxes)."""
+    batch, _, row = packed.shape
+    out = torch.zeros_like(packed)
+    channels, height, width = picture[0].shape[1:]
+    across, down = _tiles((height, width))
+    triton_compositing.gather[(batch * across * down, (row - 8) // 4)](
+        packed, *found, *picture, *pulls, out, height, width, across, across * down, channels, row, K=SPLATS, num_warps=1, **TILE
+    )
     return out
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        parts, camera, ctx.size = tuple(_plain(part) for part in inputs[:5]), inputs[5:8], inputs[8]
+        ctx.channels = parts[4].shape[-1]
+        ctx.save_for_backward(*parts[:3], *camera)
+        out = project(parts, camera, ctx.size)
+        ctx.mark_non_differentiable(*out[2:])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
+        *parts, pose, focal, center = ctx.saved_tensors
+        to_means2d, to_packed = pulls[0], pulls[1].contiguous()
+        batch, each, row = to_packed.shape
+        if to_means2d.stride(2) != 1 or to_means2d.stride(0) != each * to_means2d.stride(1):
+            to_means2d = to_means2d.contiguous()
+        out = [to_packed.new_empty(batch, each, *shape) for shape in ((3,), (4,), (3,), (), (ctx.channels,))]
+        if batch * each:
+            triton_projection.project_grad[(-(-each // BLOCK), batch)](
+                *parts, *(part.stride(0) for part in parts), pose, focal, center, to_means2d, to_means2d.stride(1), to_packed,
+                *out, each, *ctx.size, ctx.channels, row, BLOCK=BLOCK, num_warps=2,
+            )  # fmt: skip
+        return *out, None, None, None, None
 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *parts: Any) -> tuple[Tensor, Tensor]:
-        means2d, conics, opacities, features, depths, extents, size, plan = parts
-        found = lists(Projected(means2d, conics, depths, extents), opacities, size, plan)
-        ctx.length = features.shape[-1]
-        features = torch.nn.functional.pad(features.detach(), (0, -ctx.length % 4)).contiguous()
-        image, through = draw(found, features, size, plan)
-        if any(ctx.needs_input_grad):
-            ctx.found, ctx.plan = found, plan
-            ctx.save_for_backward(features, image, through)
-        return image[:, : ctx.length], through
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        _, packed, keys, counts, channels, size = inputs
+        found = lists(packed, keys, counts, size)
+        picture = draw(packed, found, channels, size)
+        ctx.save_for_backward(packed, *found, *picture)
+        return picture
 
     @staticmethod
     def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
-        features, image, through = ctx.saved_tensors
-        batch, each, _ = features.shape
-        to_image = torch.nn.functional.pad(pulls[0], (0, 0, 0, 0, 0, -ctx.length % 4)).contiguous()
-        sums = gather(ctx.found, features, (image, through), (to_image, pulls[1].contiguous()), ctx.plan)
-        moments = sums[..., :6].sum(0)
-        one, mx, my, mxx, mxy, myy = moments.unbind(-1)
-        xx, xy, yy = (ctx.found.table[:, 2:5] / features.new_tensor(SCALE)).view(batch, each, 3).unbind(-1)
-        opacity = ctx.found.table[:, 5].view(batch, each)
-        to_means = torch.stack((xx * mx + xy * my, xy * mx + yy * my), -1)
-        to_conics = torch.stack((-0.5 * mxx, -mxy, -0.5 * myy), -1)
-        to_opacity = one / opacity.clamp(min=1e-12)
-        to_features = sums[..., 6:].permute(1, 2, 0, 3).flatten(2)[..., : ctx.length]
-        return to_means, to_conics, to_opacity, to_features, None, None, None, None
+        packed, ids, starts, *picture = ctx.saved_tensors
+        grad = gather(packed, (ids, starts), tuple(picture), tuple(pull.contiguous() for pull in pulls))
+        return grad[..., :2], grad, None, None, None, None  # u and v reach the means through means2d alone
 
 
-def project(
-    means: Tensor,  # [B,N,3]
-    quaternions: Tensor,  # [B,N,4]
-    scales: Tensor,  # [B,N,3]
-    opacities: Tensor,  # [B,N]
-    view: Tensor,  # [B,4,4] camera from world
-    focal: Tensor,  # [B,2] px
-    center: Tensor,  # [B,2] px
+def splat(
+    parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],  # [B,N,3], [B,N,4], [B,N,3], [B,N], [B,N,C]
+    camera: tuple[Tensor, Tensor, Tensor],  # pose [B,4,4] world from camera, focal, center [B,2]
     size: tuple[int, int],
-) -> Projected:
-    """As `torch.project`."""
-    return oracle.project(means, quaternions, scales, opacities, view, focal, center, size)
-
-
-def composite(
-    projected: Projected,
-    opacities: Tensor,  # [B,N]
-    features: Tensor,  # [B,N,F]
-    size: tuple[int, int],
-    plan: Plan = PLAN,
-) -> tuple[Tensor, Tensor]:  # [B,F,H,W], [B,H,W]
-    """As `torch.composite`."""
-    means2d, conics, depths, extents = projected
-    image, through = _Composite.apply(means2d, conics, opacities, features, depths.detach(), extents, size, plan)
-    return image, 1 - through
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # [B,C,H,W], [B,H,W], [B,H,W], [B,N,2], [B,N]
+    """Image, alpha, depth, means2d, radii."""
+    with torch.cuda.device_of(parts[0]):
+        means2d, packed, keys, counts, radii = _Project.apply(*parts, *(part.contiguous() for part in camera), size)
+        if means2d.requires_grad:
+            means2d.retain_grad()
+        image, depth, alpha = _Composite.apply(means2d, packed, keys, counts, parts[4].shape[-1], size)
+    return image, alpha, depth, means2d, radii
