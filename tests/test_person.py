@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.folders import lineage_folder
 from tests.synthetic import SyntheticPerson
 from vivavoce.data.corpus import Corpus, person_folders
 from vivavoce.data.person import Person
-from vivavoce.face.pose import transform_from_camera
-from vivavoce.face.regions import colours_from_labels
 from vivavoce.media import write_image
 from vivavoce.types import InputError
 
@@ -22,27 +20,7 @@ SIZE, COUNT, GAP = 32, 11, 4  # frame 4 has no face: it has a number but no came
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The made-up person as a folder in the lineage's layout, lossless, with one frame left out of the cameras."""
-    made = SyntheticPerson(SIZE, COUNT)
-    place = tmp_path / "person"
-    clip = made.clip(slice(None), {"frames", "torso", "labels", "camera"})
-    assert clip.frames is not None and clip.torso is not None and clip.labels is not None and clip.camera is not None
-    for sub in ("ori_imgs", "gt_imgs", "torso_imgs", "parsing"):
-        (place / sub).mkdir(parents=True)
-    colours = colours_from_labels(clip.labels)
-    for i in range(COUNT):
-        write_image(place / "ori_imgs" / f"{i}.png", clip.frames[i])
-        write_image(place / "gt_imgs" / f"{i}.png", clip.frames[i])
-        write_image(place / "torso_imgs" / f"{i}.png", clip.torso[i])
-        write_image(place / "parsing" / f"{i}.png", colours[i].permute(1, 2, 0).numpy())
-    write_image(place / "bc.jpg", made.background)
-    np.save(place / "aud_whisper.npy", torch.arange(COUNT * 2 * 3).reshape(COUNT, 2, 3).numpy().astype(np.float16))
-    matrices = transform_from_camera(clip.camera)
-    for split, rows in (("train", range(8)), ("val", range(8, COUNT))):
-        frames = [{"img_id": i, "aud_id": i, "transform_matrix": matrices[i].tolist()} for i in rows if i != GAP]
-        table = {"focal_len": float(clip.camera.focal[0, 0]), "cx": SIZE / 2, "cy": SIZE / 2, "frames": frames}
-        (place / f"transforms_{split}.json").write_text(json.dumps(table))
-    return place
+    return lineage_folder(tmp_path / "person", SIZE, COUNT, gap=GAP)
 
 
 def test_rows_are_true_frame_numbers(folder: Path) -> None:
