@@ -53,8 +53,7 @@ def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> st
     if dtype != pytorch.float32:
         return "torch"
     if device.type == "cuda":
-        found = [name for name in ("triton", "gsplat") if importlib.util.find_spec(name)]
-        return found[0] if found else "torch"
+        return next((name for name in ("triton", "gsplat") if importlib.util.find_spec(name)), "torch")
     return "numba" if device.type == "cpu" and importlib.util.find_spec("numba") else "torch"
 
 
