@@ -5,6 +5,14 @@ and a stream equals a file. It says how the mouth differs from the speaker's clo
 they are nearly linear in the movement (face/blendshapes.py); the source's own face at rest is added. A voice gate, learned with
 it, shuts the mouth in silence and in steady noise. Sway, breath and blinks are procedural (face/idle.py); brows and a small nod
 follow the voice.
+
+The weights in `weights/` are ours, Apache-2.0. They were trained on 29 minutes of speech and the scores that the landmarker
+measured on its video: GRID speaker s1 (509 clips) and 9 clips of other GRID speakers (corpus CC BY 4.0), 6 clips of the
+VoxCeleb2 kind, 5 talking-head clips of research repositories (Audio-driven-TalkingFace-HeadPose, MimicTalk, LIA, SadTalker,
+HyperLips); with gain, speed, noise and inserted silence. No recording is in the weights or in this package.
+
+Measured on 7 clips of speakers never trained on (2 GRID, 3 VoxCeleb2, HDTF, a news anchor), mean correlation of the lips' gap /
+of jawOpen with what was measured: whisper 0.58 / 0.54, mel 0.48 / 0.43; a regression on loudness over the same stretch 0.29.
 """
 
 from __future__ import annotations
@@ -52,10 +60,10 @@ class Config:
     speech: str = "whisper"  # encoder whose features are heard
     speech_dim: int = 384  # features a step: 384 whisper, 80 mel, 768 wav2vec2
     past: int = 16  # steps of 20 ms heard before a frame
-    future: int = 8  # steps heard from the frame's first on: 160 ms of latency beside the encoder's
-    hidden: int = 64  # channels
-    dropout: float = 0.1  # share of the channels dropped in training
-    strength: float = 1.0  # of the mouth's movement
+    future: int = 4  # steps heard from the frame's first on: 80 ms of latency beside the encoder's
+    hidden: int = 96  # channels
+    dropout: float = 0.3  # share of the channels dropped in training
+    strength: float = 1.25  # of the mouth's movement; 1 is the least error, which mumbles: people whose lips move 0.6 as far
     sway: float = 1.0  # of the head's movement
     steps: int = 2000  # training steps
     batch: int = 300  # frames a step
@@ -84,7 +92,7 @@ class SpeechMotion(Generator):
     space = "blendshapes"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
-        "mel": {"speech": "mel", "speech_dim": 80},
+        "mel": {"speech": "mel", "speech_dim": 80, "future": 8, "hidden": 64, "steps": 1200},
         "tiny": {"speech_dim": 8, "hidden": 16, "steps": 12, "batch": 24},
     }
 
