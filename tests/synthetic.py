@@ -109,6 +109,7 @@ class SyntheticPerson:
             "labels": labels,
             "torso": plate * torso[:, None],
             "background": self.background.expand(count, -1, -1, -1),
+            "body": torch.eye(2, 3).repeat(count, 1, 1),  # its torso does not move
             "camera": self.camera[index],
             "speech": self._speech(index),
             "audio": self.audio().reshape(-1, HOP)[index],

@@ -112,6 +112,7 @@ class Clip(_Rows):
     labels: Tensor | None = None  # [T,H,W] uint8, classes of face/regions.py
     torso: Tensor | None = None  # [T,4,H,W]
     background: Tensor | None = None  # [T,3,H,W]
+    body: Tensor | None = None  # [T,2,3] canonical body picture -> frame, coordinates -1..1 as in affine_grid
     eyes: Tensor | None = None  # [T,2] openness of left and right eye, 0 shut to 1 open
     units: Tensor | None = None  # [T,U] action units / blendshapes
     mouth: Tensor | None = None  # [T,4] px: x0, y0, x1, y1

@@ -102,6 +102,12 @@ class Person:
     def _read_torso(self, index: Tensor) -> Tensor:
         return self._images("torso_imgs", index, (".png",), 4, "torso")
 
+    def _read_body(self, index: Tensor) -> Tensor:
+        """From body.npy; a folder without it (an older repository's) has a body that does not move."""
+        if self._body is None:
+            return torch.eye(2, 3).expand(len(index), -1, -1)
+        return torch.from_numpy(self._body[index.numpy()])
+
     def _read_labels(self, index: Tensor) -> Tensor:
         colours = self._images("parsing", index, (".png",), 3, "parsing", nearest=True)
         return regions.labels_from_colours((colours * 255).round().to(torch.uint8))
@@ -203,6 +209,11 @@ class Person:
     @cached_property
     def _points(self) -> Tensor:
         return torch.from_numpy(np.load(self._file("landmarks.npy", "landmarks"), allow_pickle=False))
+
+    @cached_property
+    def _body(self) -> Any:  # [T,2,3] float32, or None
+        path = self.folder / "body.npy"
+        return np.load(path, allow_pickle=False) if path.is_file() else None
 
     @cached_property
     def _blendshapes(self) -> Any:
