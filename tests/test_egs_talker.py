@@ -65,7 +65,7 @@ def test_the_mouth_follows_speech() -> None:
 def test_render_reads_nothing_but_its_needs_and_rows_are_independent() -> None:
     method, person, _ = trained(8)
     full = person.clip(slice(3, 8), None)
-    bare = Clip(camera=full.camera, speech=full.speech, eyes=full.eyes)
+    bare = Clip(camera=full.camera, speech=full.speech, eyes=full.eyes, body=full.body)
     with torch.no_grad():
         heard = method.encode()
         together = method.render(heard, bare)

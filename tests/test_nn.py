@@ -13,7 +13,7 @@ from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.kan import TaylorKan, kan
 from vivavoce.nn.planes import PAIRS, Planes
-from vivavoce.nn.torso import Torso
+from vivavoce.nn.torso import Torso, inverse
 
 
 def bilinear(plane: torch.Tensor, u: float, v: float) -> torch.Tensor:  # [C,R,R], places in cells -> [C]
@@ -120,21 +120,42 @@ def test_torso_still_moved_and_resized() -> None:
     straight = torch.rand(3, 4, 16, 20)
     straight[:, 3] = (straight[:, 3] > 0.5).float()
     plate = torch.rand(3, 16, 20)
-    torso.start(straight, plate)
+    still = torch.eye(2, 3).repeat(3, 1, 1)
+    torso.start(straight, still, plate)
     nn.init.zeros_(torso.flow[2].weight)
-    picture, flow = torso(torch.randn(2, 6), (16, 20))
-    alpha = straight[:, 3:].mean(0)
+    picture, flow = torso(torch.randn(2, 6), still[:2], (16, 20))
+    alpha = straight[0, 3:]  # bodies that lie the same: the first picture alone
     assert flow.abs().max() == 0
-    want = (straight[:, :3] * straight[:, 3:]).mean(0) + (1 - alpha) * plate
+    premultiplied = straight[0, :3] * alpha
+    want = premultiplied + (1 - alpha) * plate
     assert torch.allclose(picture[1], want, atol=1e-5)
-    assert torso(torch.zeros(1, 6), (32, 40))[0].shape == (1, 3, 32, 40)
+    assert torso(torch.zeros(1, 6), still[:1], (32, 40))[0].shape == (1, 3, 32, 40)
     shift = 2 * 3 / 20  # three pixels, in half pictures
     nn.init.constant_(torso.flow[2].bias[: 4 * 4], float(torch.atanh(torch.tensor(shift / 0.3 * 0.999))))
     with torch.no_grad():
-        moved, _ = torso(torch.zeros(1, 6), (16, 20))
-    premultiplied = (straight[:, :3] * straight[:, 3:]).mean(0)
+        moved, _ = torso(torch.zeros(1, 6), still[:1], (16, 20))
     want = premultiplied[..., 8] + (1 - alpha[..., 8]) * plate[..., 5]  # pixel 5 shows the torso's pixel 8
     assert torch.allclose(moved[0, ..., 5], want, atol=5e-3)
+
+
+def test_torso_lies_where_the_body_does() -> None:
+    torch.manual_seed(0)
+    body = torch.eye(2, 3).repeat(3, 1, 1)
+    body[:, 0, 2] = torch.tensor([0, 4, -4]) * 2 / 20  # 4 pixels to the right, to the left
+    body[:, 1, 2] = torch.tensor([0, -2, 2]) * 2 / 16
+    wide = torch.rand(4, 24, 32)
+    wide[3] = 1
+    frames = torch.stack([wide[:, 4 - y : 20 - y, 6 - x : 26 - x] for x, y in ((0, 0), (4, -2), (-4, 2))])
+    torso = Torso((16, 20), cells=4)
+    torso.start(frames, body, torch.zeros(3, 16, 20))
+    nn.init.zeros_(torso.flow[2].weight)
+    assert torch.allclose(torso.picture[:, 3:-3, 5:-5], wide[:, 7:17, 11:21], atol=1e-5)  # sharp: all came back to one place
+    picture, _ = torso(torch.randn(3, 6), body, (16, 20))
+    assert torch.allclose(picture[..., 5:-5, 9:-9], frames[:, :3, 5:-5, 9:-9], atol=1e-5)
+    turned = torch.tensor([[[1.1, -0.2, 0.3], [0.1, 0.9, -0.2]]])
+    square = torch.tensor([[[0.0, 0.0, 1.0]]])
+    both = torch.cat([turned, square], 1) @ torch.cat([inverse(turned), square], 1)
+    assert torch.allclose(both[0], torch.eye(3), atol=1e-6)
 
 
 def grown() -> tuple[Gaussians, torch.optim.Adam]:

@@ -65,7 +65,7 @@ class Config:
 
 
 HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes the Gaussians draw
-SETUP = frozenset({"camera", "frames", "labels", "torso", "background"})
+SETUP = frozenset({"camera", "frames", "labels", "torso", "background", "body"})
 
 
 class Heard(NamedTuple):
@@ -104,7 +104,7 @@ def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,
 class EgsTalker(Renderer):
     """One person's head as Gaussians that speech, eyes and camera move, over a learned torso and background."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"camera", "speech", "eyes"})
+    needs: ClassVar[frozenset[str]] = frozenset({"camera", "speech", "eyes", "body"})
     loss_needs: ClassVar[frozenset[str]] = frozenset({"frames", "labels", "mouth"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -169,7 +169,8 @@ class EgsTalker(Renderer):
         every = source.clip(rows, {"camera", "speech", "landmarks"})
         some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), 24)).long(), SETUP)
         assert every.camera is not None and every.speech is not None and every.landmarks is not None and some.camera is not None
-        assert some.frames is not None and some.labels is not None and some.torso is not None and some.background is not None
+        assert some.body is not None and some.frames is not None and some.labels is not None
+        assert some.torso is not None and some.background is not None
         self._build(self.config.points, every.speech.shape[2], source.size)
         self.audio.fit(every.speech)
         self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
@@ -179,12 +180,11 @@ class EgsTalker(Renderer):
         raw = pose_code(every.camera, self.pose_center)
         self.pose_mean.copy_(raw.mean(0))
         self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
-        middle = int(self.code(some.camera).square().sum(1).argmin())
+        near = self.code(some.camera).square().sum(1).argsort()[:8]  # rows in which the head is nearest to its mean pose
         head = torch.isin(some.labels, torch.tensor(HEAD))
         triangles, lips = torch.from_numpy(face_mesh.triangles()), torch.tensor(regions.LIPS_INNER)
         mesh: Tensor = source.mesh  # type: ignore[attr-defined]
-        row = slice(middle, middle + 1)
-        seeds = face_points.head_points(mesh, triangles, lips, some.camera[row], head[middle], self.config.points)
+        seeds = face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], self.config.points)
         colours = face_points.colours_of(seeds.means, some.camera, some.frames)
         colours[seeds.part == 2] = torch.tensor([0.35, 0.18, 0.17])  # the mouth's inside, unseen in the mean picture
         if len(seeds.means) != self.config.points:  # a head without a pixel beside the mesh has no shell
@@ -194,7 +194,7 @@ class EgsTalker(Renderer):
         self.planes.low.copy_(seeds.means.amin(0) - margin)
         self.planes.high.copy_(seeds.means.amax(0) + margin)
         self.agents = spread(seeds.means, self.config.agents)
-        self.torso.start(some.torso[row], some.background[0])  # one sharp picture: the flow cannot align a blurred one
+        self.torso.start(some.torso[near], some.body[near], some.background[0])
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
         """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
@@ -233,11 +233,11 @@ class EgsTalker(Renderer):
 
     def _draw(self, clip: Clip, heard: Heard | None, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Frames [T,3,H,W], alpha of the head [T,H,W], the torso's flow, and the offsets (None: a head that does not move)."""
-        assert clip.camera is not None
+        assert clip.camera is not None and clip.body is not None
         code = self.code(clip.camera)
         if self.training:  # a pose known exactly is the number of its frame, and the frame is learned by heart
             code = code + self.config.noise * torch.randn_like(code)
-        behind, flow = self.torso(code, size)
+        behind, flow = self.torso(code, clip.body, size)
         head = self.moved(heard, clip, code)
         drawn = splats.render(*head[:5], clip.camera, size)
         return drawn.image + (1 - drawn.alpha[:, None]) * behind, drawn.alpha, flow, head.offsets

@@ -1,11 +1,18 @@
-"""What is behind the head: one canonical picture of the torso, moved by a smooth flow that the head's pose decides, over the
-background plate. A pose says where the shoulders probably are; what it cannot say (a breath, a shrug) stays still."""
+"""What is behind the head: one canonical picture of the torso, over the background plate. It lies where the body was found in the
+frame (an affine map, see prepare/body.py); a smooth flow that the head's pose decides bends it the rest of the way."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def inverse(body: Tensor) -> Tensor:  # [T,2,3] -> [T,2,3]
+    """Affine maps the other way, in closed form: no row depends on how many there are."""
+    (a, b, x), (c, d, y) = body[:, 0].unbind(1), body[:, 1].unbind(1)
+    back = torch.stack([d, -b, b * y - d * x, -c, a, c * x - a * y], 1) / (a * d - b * c)[:, None]
+    return back.unflatten(1, (2, 3))
 
 
 class Torso(nn.Module):
@@ -27,25 +34,33 @@ class Torso(nn.Module):
         self.flow = nn.Sequential(nn.Linear(code, hidden), nn.Tanh(), last)
 
     @torch.no_grad()
-    def start(self, torso: Tensor, plate: Tensor) -> None:  # [T,4,H,W] straight alpha, [3,H,W]
-        """The mean of some torso pictures (premultiplied, so that holes do not darken it), and the plate."""
-        premultiplied = torch.cat([torso[:, :3] * torso[:, 3:], torso[:, 3:]], 1)
-        self.picture.copy_(premultiplied.mean(0))
+    def start(self, torso: Tensor, body: Tensor, plate: Tensor) -> None:  # [T,4,H,W] straight alpha, [T,2,3], [3,H,W]
+        """The mean of some torso pictures brought back by where the body lies in them, and the plate. Where nobody knows how
+        bodies lie (they all lie the same) it is the first picture alone: a mean would be blurred, and no flow makes it sharp."""
+        premultiplied = torch.cat([torso[:, :3] * torso[:, 3:], torso[:, 3:]], 1)  # so that holes do not darken it
+        if torch.allclose(body, body[:1]):
+            premultiplied, body = premultiplied[:1], body[:1]
+        grid = functional.affine_grid(body, list(premultiplied.shape), align_corners=False)
+        self.picture.copy_(functional.grid_sample(premultiplied, grid, padding_mode="border", align_corners=False).mean(0))
         self.plate.copy_(plate)
 
     def displacement(self, code: Tensor) -> Tensor:  # [T,code] -> [T,2,cells,cells], in half pictures
         return torch.tanh(self.flow(code)).unflatten(1, (2, self.cells, self.cells)) * self.limit
 
-    def forward(self, code: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:  # [T,code] -> [T,3,H,W], [T,2,c,c]
-        """The torso over the background for each row, and the flow it took."""
+    def forward(self, code: Tensor, body: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The torso over the background for each row, and the flow it took.
+
+        Args:
+            code: [T,code] the head's pose. body: [T,2,3] canonical picture -> frame. size: H, W.
+        Returns:
+            [T,3,H,W] and [T,2,cells,cells].
+        """
         flow = self.displacement(code)
         fine = functional.interpolate(flow, scale_factor=4, mode="bicubic", align_corners=True)
         fine = functional.interpolate(fine, size=size, mode="bilinear", align_corners=True)
-        y = (torch.arange(size[0], device=code.device) + 0.5) / size[0] * 2 - 1
-        x = (torch.arange(size[1], device=code.device) + 0.5) / size[1] * 2 - 1
-        still = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=0)  # [2,H,W]
+        still = functional.affine_grid(inverse(body), [len(code), 4, *size], align_corners=False)
         picture = self.picture.expand(len(code), -1, -1, -1)
-        grid = (still + fine).permute(0, 2, 3, 1)
+        grid = still + fine.permute(0, 2, 3, 1)
         moved = functional.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
         plate = self.plate[None]
         if plate.shape[-2:] != size:
