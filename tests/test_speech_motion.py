@@ -93,7 +93,8 @@ def test_a_voice_opens_the_mouth_and_its_end_shuts_it(pair: tuple[SpeechMotion, 
     assert float(opening[:20].max()) < 5e-4  # nothing before, but for the frames in which a mouth gets ready
     assert float(opening[27:75].mean()) > 2e-3
     assert float(opening[27:75].std()) > 3e-4  # it moves with the beats
-    assert float(opening[82:].max()) < 5e-4  # shut within seven frames
+    assert float(opening[83:].max()) < 5e-4  # shut within eight frames
+    assert float(opening.diff().abs().max()) < 6e-3  # and never at once
 
 
 @pytest.mark.parametrize("level", [0.02, 0.1, 0.4])

@@ -48,6 +48,7 @@ LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the chunk's loud 
 EARLY = 3  # frames: mouths open before they sound and shut after
 GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
 OPEN = (0.0005, 0.0020)  # metres of a source's lip gap: below its mouth rests as it is, above as closed mouths rest
+FREED, HELD = 0.4, 0.25  # most the gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
 BLINK = 0.7  # blink score of shut eyes
 FAST, SLOW = 0.35, 0.04  # shares a frame takes in the running means of the voice's strength
 NOD, RAISE = 0.03, 0.25  # rad of pitch and score of raised brows, at full emphasis
@@ -81,6 +82,7 @@ class State:
     blinks: Tensor  # [52] square-root scores with shut eyes less those at rest
     frame: int = 0  # number of the next row
     strength: tuple[float, float] = (0.0, 0.0)  # fast and slow running mean of the voice's strength
+    gate: float = 0.0  # how far the voice gate is open
 
 
 @register(family="motion", paper="none: a temporal convolution", origin="ours", license="Apache-2.0")
@@ -217,7 +219,7 @@ class SpeechMotion(Generator):
         assert clip.speech is not None
         moves, logit = self(clip.speech.to(self.rest))
         low, high = GATE
-        free = ((logit.sigmoid() - low) / (high - low)).clamp(0, 1)
+        free, gate = _slowed(((logit.sigmoid() - low) / (high - low)).clamp(0, 1), state.gate)
         moves = self.config.strength * free[:, None] * moves
         frame = torch.arange(state.frame, state.frame + len(moves), device=moves.device)
         emphasis, strength = _emphasis(moves[:, 0].clamp(min=0) / self.spread[0], state.strength)
@@ -228,7 +230,7 @@ class SpeechMotion(Generator):
         rotation, translation = (self.config.sway * v for v in idle.sway(frame, seed))
         nod = F.pad(NOD * self.config.sway * emphasis[:, None], (0, 2))
         motion = Motion(rotation + nod, translation, torch.ones_like(rotation[:, :1]), expression, self.space)
-        return motion, State(state.rest, state.blinks, state.frame + len(moves), strength)
+        return motion, State(state.rest, state.blinks, state.frame + len(moves), strength, gate)
 
     def _wanted(self, scores: Tensor, rest: Tensor) -> Tensor:  # [C,L,52], [C,1,52] -> [C,L,len(SPOKEN)]
         """Movement of the outputs, with those who open their mouths widely or little brought nearer to the usual."""
@@ -274,6 +276,15 @@ def _voiced(audio: Tensor) -> Tensor:  # [C,L,640] -> [C,L] 0 or 1
     loud = level.quantile(0.95, dim=1, keepdim=True)
     voiced = (level > (loud - LOUD).clamp(min=QUIET)).float()
     return F.max_pool1d(voiced[:, None], 2 * EARLY + 1, stride=1, padding=EARLY)[:, 0]
+
+
+def _slowed(free: Tensor, gate: float) -> tuple[Tensor, float]:  # [T] -> [T] 0..1
+    """The gate, which neither opens nor shuts at once."""
+    rows = []
+    for value in free.tolist():
+        gate = min(max(value, gate - HELD), gate + FREED)
+        rows.append(gate)
+    return free.new_tensor(rows), gate
 
 
 def _emphasis(strength: Tensor, means: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:  # [T] -> [T] 0..1
