@@ -47,7 +47,7 @@ def small(path: object) -> Floats:
         sides = (max(16, round(width * scale / 4) * 4), max(16, round(height * scale / 4) * 4))
         image.draft("L", sides)  # a JPEG decodes at a fraction of its size
         grey = image.convert("L").resize(sides, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
-        return np.asarray(grey, np.float32) / 255
+        return np.asarray(grey, np.float32) / np.float32(255)
 
 
 def pyramid(picture: Floats) -> list[Floats]:  # [h,w] -> finest first
@@ -113,7 +113,8 @@ class Canonical:
         inside = sampled(where.astype(np.float32), places) > 0.5
         inside[[0, -1]] = inside[:, [0, -1]] = False  # a slope at the border is made up
         down, right = np.gradient(picture)
-        gx, gy = right[inside] * (max(height, width) / 2), down[inside] * (max(height, width) / 2)
+        half = np.float32(max(height, width) / 2)
+        gx, gy = (np.asarray(slope, np.float32)[inside] * half for slope in (right, down))
         every = np.argsort(-(gx * gx + gy * gy), kind="stable")[: 2 * POINTS]  # flat pixels say nothing
         every = every[:: -(-len(every) // POINTS)] if len(every) else every
         gx, gy, points = gx[every], gy[every], places[:, inside][:, every]
