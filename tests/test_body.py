@@ -181,3 +181,6 @@ def test_a_person_gives_the_rows_and_the_identity_where_an_older_folder_has_none
     np.save(path / "body.npy", np.arange(18, dtype=np.float32).reshape(3, 2, 3))
     rows = Person(path, size=SIZE // 2, split="train").clip([1, 0], {"body"}).body
     assert rows is not None and rows[:, 0, 0].tolist() == [12, 0]
+    np.save(path / "body.npy", np.zeros((2, 2, 3), np.float32))
+    with pytest.raises(InputError, match="--only body"):
+        Person(path, split="train").clip([0], {"body"})

@@ -213,7 +213,15 @@ class Person:
     @cached_property
     def _body(self) -> Any:  # [T,2,3] float32, or None
         path = self.folder / "body.npy"
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            rows = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(path, "no NumPy file", self._remedy("body")) from error
+        if rows.shape[1:] != (2, 3) or len(rows) <= int(self.rows[-1]):
+            raise InputError(path, f"its shape is {list(rows.shape)}, not a [2,3] for every frame", self._remedy("body"))
+        return rows
 
     @cached_property
     def _blendshapes(self) -> Any:
