@@ -74,7 +74,7 @@ def drawing(method: EgsTalker, person: Person, device: torch.device, times: int)
         code = method.code(clip.camera)
         head = method.moved(heard, clip, code)[:5]
         parts: dict[str, Callable[[], Any]] = {
-            "torso and background": lambda: method.torso(code, person.size),
+            "torso and background": lambda: method.torso(code, clip.body, person.size),
             "deformation": lambda: method.moved(heard, clip, code),
             "splats": lambda: splats.render(*head, clip.camera, person.size),
         }
