@@ -92,8 +92,7 @@ def laplacian(image: Tensor, target: Tensor, levels: int = 3) -> Tensor:  # [T,C
 
 def edge(image: Tensor, target: Tensor) -> Tensor:  # [T,C,H,W] x2 -> scalar
     """L1 between the horizontal and between the vertical differences of neighbouring pixels."""
-    difference = image - target
-    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    return total_variation(image - target)
 
 
 def total_variation(field: Tensor) -> Tensor:  # [...,H,W] -> scalar

@@ -83,11 +83,6 @@ def windows(features: Tensor, past: int, future: int) -> Tensor:  # [T,2,D] -> [
     return Windows(past, future, features.shape[-1]).push(features.reshape(-1, features.shape[-1]), last=True)
 
 
-def samples(frames: int) -> int:
-    """Audio samples that belong to that many frames."""
-    return frames * HOP
-
-
 @dataclass(frozen=True)
 class Stream:
     """State of an encoder that works on windows of samples at fixed places: window k is samples [k * hop - before, ... + width).
