@@ -10,6 +10,7 @@ import pytest
 
 from vivavoce import __version__, assets, cli, registry
 from vivavoce.catalogue import CATALOGUE
+from vivavoce.cli.run import given
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -104,7 +105,7 @@ def test_a_fault_of_ours_leaves_a_report(monkeypatch: pytest.MonkeyPatch, capsys
     def broken(options: object) -> None:
         raise ZeroDivisionError("deep inside")
 
-    monkeypatch.setitem(cli.VERBS, "doctor", (cli.Doctor, broken))
+    monkeypatch.setitem(cli.VERBS, "doctor", (cli.VERBS["doctor"][0], broken))
     monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
     code, _, err = call(capsys, "doctor")
     assert code == 1
@@ -118,7 +119,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def stopped(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.VERBS, "doctor", (cli.Doctor, stopped))
+    monkeypatch.setitem(cli.VERBS, "doctor", (cli.VERBS["doctor"][0], stopped))
     code, _, err = call(capsys, "doctor")
     assert code == 130
     one_line(err)
@@ -162,10 +163,10 @@ def test_assets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 def test_samples_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(assets, "path", lambda name: tmp_path / "cache" / name)
-    assert cli.given("sample_speech") == tmp_path / "cache" / "sample_speech"
-    assert cli.given("mine.wav") == Path("mine.wav")
+    assert given("sample_speech") == tmp_path / "cache" / "sample_speech"
+    assert given("mine.wav") == Path("mine.wav")
     (tmp_path / "sample_speech").write_bytes(b"")  # a file of that name goes before the catalogue
-    assert cli.given("sample_speech") == Path("sample_speech")
+    assert given("sample_speech") == Path("sample_speech")
 
 
 def test_the_installed_command(tmp_path: Path) -> None:

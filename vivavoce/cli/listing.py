@@ -1,0 +1,43 @@
+"""vivavoce list."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from vivavoce.cli.screen import grid, out
+from vivavoce.cli.words import Name
+
+
+@dataclass
+class List:
+    """The methods: name, family, paper, licence; or one method's settings and presets."""
+
+    method: Name = ""  # show this method's settings
+    markdown: bool = False  # as a table for a document
+
+
+def do(o: List) -> None:
+    from vivavoce import registry
+
+    if o.method:
+        card = registry.find(o.method)
+        table = grid("setting", *(card.cls.presets))
+        configs = [registry.configure(o.method, p) for p in card.cls.presets]
+        for f in dataclasses.fields(card.config):
+            table.add_row(f.name, *(str(getattr(c, f.name)) for c in configs))
+        for line in (card.summary, f"paper: {card.paper}", f"original: {card.origin} ({card.license})"):
+            out.print(line, markup=False, highlight=False)
+        out.print(table)
+        return
+    cards = [registry.find(name) for name in registry.names()]
+    if o.markdown:
+        head = ("method", "kind", "family", "presets", "what it is", "paper", "licence of the original")
+        rows = [(f"`{c.name}`", c.kind, c.family, ", ".join(c.cls.presets), c.summary, c.paper, c.license) for c in cards]
+        for row in (head, ("---",) * len(head), *rows):
+            out.print("| " + " | ".join(row) + " |", markup=False, highlight=False)
+        return
+    table = grid("method", "kind", "family", "presets", "what it is")
+    for c in cards:
+        table.add_row(c.name, c.kind, c.family, ", ".join(c.cls.presets), c.summary)
+    out.print(table)

@@ -1,0 +1,67 @@
+"""The words of a command line -> a dataclass of options; what is misspelt is told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vivavoce.types import InputError
+
+# Help reads better with a word for what goes there than with tyro's `{None}|PATH`.
+Video = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="METHOD")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME ...")]
+File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Place = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Word = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
+
+
+def parse(kind: Any, words: Sequence[str], prog: str, more: bool = False, default: Any = None, beside: tuple[Any, ...] = ()) -> Any:
+    """Options of a verb or a method from the words of the command line; with `more`, also the words left over.
+
+    `default`: settings to start from. `beside`: dataclasses whose options may also have been meant by a misspelt one.
+
+    Raises InputError, in one line, for what tyro would answer with a box.
+    """
+    wanted = {"-h", "--help"} & set(words)
+    if not more and not wanted:
+        spelled((kind, *beside), words, prog)
+    settings: dict[str, Any] = {"return_unknown_args": True} if more else {}
+    if default is not None:
+        settings["default"] = default
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            return tyro.cli(kind, args=list(words), prog=prog, **settings)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()]
+        text = " ".join(line for line in lines if line).partition(" For full helptext")[0]
+        cause = re.sub(r"^(Parsing error|Missing argument|Required options) ─* ?|^Value error |^Invalid choice ", "", text)
+        cause = re.sub(r"Missing from .*?:", "missing:", cause.partition(" Argument helptext")[0]).replace(" (required)", "")
+        raise InputError(prog, cause, f"see: {prog} --help") from None
+
+
+def spelled(kinds: Sequence[Any], words: Sequence[str], prog: str) -> None:
+    """Raises InputError for an option that none of `kinds` has, naming the nearest that one has."""
+    known = {"--help"}
+    for field in (f for kind in kinds for f in dataclasses.fields(kind)):
+        name = field.name.replace("_", "-")
+        known |= {f"--{name}"} | ({f"--no-{name}"} if isinstance(field.default, bool) else set())
+    for word in words:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option != "--" and option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            raise InputError(f"{prog} {option}", "no such option", f"did you mean {near[0]}?" if near else f"see: {prog} --help")
