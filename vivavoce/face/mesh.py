@@ -1,15 +1,13 @@
 """The canonical face: 468 vertices, 898 triangles, texture coordinates, and how much each vertex tells of the rigid pose.
 
-Read from the geometry metadata inside MediaPipe's face_landmarker.task (Apache-2.0; an asset, fetched when first needed), with a
-reader of the protobuf wire format small enough to need no library. Lengths are metres; axes are OpenGL's: x right, y up, z
-toward the viewer, as seen by who looks at the face. The origin lies inside the head, behind the bridge of the nose.
+Read from the geometry metadata inside MediaPipe's face_landmarker.task (Apache-2.0; an asset, fetched when first needed). Lengths
+are metres; axes are OpenGL's: x right, y up, z toward the viewer, as seen by who looks at the face. The origin lies inside the
+head, behind the bridge of the nose.
 """
 
 from __future__ import annotations
 
-import struct
 import zipfile
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from vivavoce import assets
 from vivavoce.face.regions import MESH
+from vivavoce.protobuf import fields, floats, integers, message
 from vivavoce.types import InputError
 
 ASSET, MEMBER = "face_landmarker", "geometry_pipeline_metadata_landmarks.binarypb"
@@ -26,51 +25,6 @@ CENTIMETRE = 0.01  # the metadata is in centimetres
 CANONICAL_MESH, PROCRUSTES = 1, 2  # GeometryPipelineMetadata: Mesh3d, repeated WeightedLandmarkRef
 VERTICES, INDICES = 3, 4  # Mesh3d: x y z u v of each vertex, corners of each triangle
 LANDMARK, WEIGHT = 1, 2  # WeightedLandmarkRef
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of each field of a message; numbers of 4 or 8 bytes come as bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        size = {1: 8, 5: 4}.get(kind)
-        if kind == 2:
-            size, at = _varint(data, at)
-        if size is None or at + size > len(data):
-            raise ValueError("not a protobuf message")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _floats(value: int | bytes) -> list[float]:
-    if not isinstance(value, bytes) or len(value) % 4:
-        raise ValueError("floats expected")
-    return list(struct.unpack(f"<{len(value) // 4}f", value))
-
-
-def _integers(value: int | bytes) -> list[int]:
-    if isinstance(value, int):
-        return [value]
-    found, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        found.append(number)
-    return found
 
 
 class Canonical:
@@ -85,25 +39,25 @@ class Canonical:
 
     def __init__(self, data: bytes) -> None:
         """Raises ValueError when the bytes are not the metadata of a 468-vertex face."""
-        numbers: list[float] = []
+        numbers: list[NDArray[np.float32]] = []
         corners: list[int] = []
         self.weights: NDArray[np.float32] = np.zeros(MESH, np.float32)
         try:
-            for field, value in _fields(data):
-                if field == CANONICAL_MESH and isinstance(value, bytes):
-                    for part, inner in _fields(value):
+            for field, value in fields(data):
+                if field == CANONICAL_MESH:
+                    for part, inner in fields(message(value)):
                         if part == VERTICES:
-                            numbers += _floats(inner)
+                            numbers.append(floats(inner))
                         elif part == INDICES:
-                            corners += _integers(inner)
-                elif field == PROCRUSTES and isinstance(value, bytes):
-                    reference = dict(_fields(value))
-                    self.weights[_integers(reference.get(LANDMARK, 0))[0]] = _floats(reference[WEIGHT])[0]
-        except (IndexError, KeyError, struct.error) as error:
+                            corners += integers(inner)
+                elif field == PROCRUSTES:
+                    reference = dict(fields(message(value)))
+                    self.weights[integers(reference.get(LANDMARK, 0))[0]] = floats(reference[WEIGHT])[0]
+        except (IndexError, KeyError) as error:
             raise ValueError(f"not geometry metadata: {error}") from error
-        if len(numbers) != MESH * 5 or not corners or len(corners) % 3 or max(corners) >= MESH:
+        if sum(map(len, numbers)) != MESH * 5 or not corners or len(corners) % 3 or max(corners) >= MESH:
             raise ValueError(f"not the metadata of a {MESH}-vertex face")
-        table = np.array(numbers, np.float32).reshape(MESH, 5)
+        table = np.concatenate(numbers).reshape(MESH, 5)
         self.vertices: NDArray[np.float32] = table[:, :3] * np.float32(CENTIMETRE)
         self.texture: NDArray[np.float32] = np.ascontiguousarray(table[:, 3:])
         self.triangles: NDArray[np.int64] = np.array(corners, np.int64).reshape(-1, 3)
