@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from vivavoce.data.person import Person
 from vivavoce.face import regions
+from vivavoce.nn.torso import Torso
 from vivavoce.prepare import Folder, body, steps
 from vivavoce.types import InputError
 
@@ -76,38 +77,61 @@ def at_rest() -> body.Canonical:
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_known_motions_are_found_behind_a_moving_head(motion: np.ndarray) -> None:
-    found, share = body.follow(at_rest(), frame(motion, head=14)[0], np.eye(3))
+    found, share = body.follow(at_rest(), body.pyramid(frame(motion, head=14)[0]), np.eye(3))
     assert share > 0.5
     assert off(pixels(found), motion) < 0.1
 
 
 def test_brightness_may_change() -> None:
     for gain, bias in ((0.75, 0.0), (1.0, 0.12), (1.15, -0.08)):
-        found, share = body.follow(at_rest(), frame(MOTIONS[2], -8, gain, bias)[0], np.eye(3))
+        found, share = body.follow(at_rest(), body.pyramid(frame(MOTIONS[2], -8, gain, bias)[0]), np.eye(3))
         assert share > 0.5 and off(pixels(found), MOTIONS[2]) < 0.1
 
 
 def test_a_stretched_body_is_followed_too() -> None:
     motion = similarity(2, 1) @ np.array([[0.95, 0.02, 0.05 * MIDDLE[0]], [0, 1, 0], [0, 0, 1]])
-    found, _ = body.follow(at_rest(), frame(motion)[0], np.eye(3))
+    found, _ = body.follow(at_rest(), body.pyramid(frame(motion)[0]), np.eye(3))
     assert off(pixels(found), motion) < 0.15
 
 
 def test_a_body_lost_is_told_and_found_again() -> None:
     model = at_rest()
     noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(0.5, 1, (SIZE, SIZE)), 2).astype(np.float32)
-    assert body.follow(model, noise, np.eye(3))[1] < body.SHARE
+    assert body.follow(model, body.pyramid(noise), np.eye(3))[1] < body.SHARE
     strayed = np.eye(3)
     strayed[:2, 2] = 0.6
-    found, share = body.follow(model, frame(MOTIONS[1])[0], strayed)
+    found, share = body.follow(model, body.pyramid(frame(MOTIONS[1])[0]), strayed)
     assert share > 0.5 and off(pixels(found), MOTIONS[1]) < 0.1
 
 
 def test_failed_frames_take_the_nearest_good_one() -> None:
-    rows = np.arange(7.0)[:, None].repeat(6, 1)
+    rows = np.arange(7.0)[:, None, None] * np.ones((2, 3))
     good = np.array([False, True, False, False, False, True, False])
     assert body.settled(rows, good)[:, 0, 0].tolist() == [1, 1, 1, 5, 5, 5, 5]
     assert np.array_equal(body.settled(rows, np.zeros(7, bool))[3], np.eye(3)[:2])
+
+
+def test_a_collar_that_moves_by_itself_is_followed_by_the_spline() -> None:
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+
+    def collar(right: float) -> np.ndarray:
+        """The cloth shifted by so many px around its middle, at rest elsewhere."""
+        near = np.exp(-(((x - MIDDLE[0]) / 30) ** 2 + ((y - MIDDLE[1]) / 30) ** 2))
+        return cloth_at(x - right * near, y).astype(np.float32)
+
+    model = body.Canonical(collar(0), frame(np.eye(3))[1] == regions.CLOTH)
+    levels = body.pyramid(collar(3))
+    matrix, _ = body.follow(model, levels, np.eye(3))
+    row = torch.from_numpy(np.concatenate([matrix[:2], model.bend(levels[0], matrix).reshape(2, -1)], 1)[None]).float()
+    torso = Torso((SIZE, SIZE))
+    torch.nn.init.zeros_(torso.flow[2].weight)
+    with torch.no_grad():
+        torso.picture[:3] = torch.from_numpy(collar(0))
+        torso.picture[3] = 1
+        bent, straight = (torso(torch.zeros(1, 6), r, (SIZE, SIZE))[0][0, 0].numpy() for r in (row, row[..., :3]))
+    inside = np.s_[int(MIDDLE[1]) - 30 : int(MIDDLE[1]) + 30, int(MIDDLE[0]) - 40 : int(MIDDLE[0]) + 40]
+    errors = [float(np.abs(p - collar(3))[inside].mean()) for p in (bent, straight)]
+    assert errors[0] < 0.25 * errors[1], errors
 
 
 def folder_of(path: Path, motions: list[np.ndarray], wide: int = SIZE) -> Folder:
@@ -148,9 +172,9 @@ def test_the_step_makes_a_row_a_frame_and_goes_on_where_it_was_killed(tmp_path: 
     step.run(folder, kill)
     step.verify(folder)
     rows = np.load(folder.file("body.npy"))
-    assert rows.dtype == np.float32 and rows.shape == (16, 2, 3) and told[-1] == 16 and folder.clip["body"]["followed"] == 16
+    assert rows.dtype == np.float32 and rows.shape == (16, 2, 67) and told[-1] == 16 and folder.clip["body"]["followed"] == 16
     to = np.array([[2 / 176, 0, -(1 + 16 / 176)], [0, 2 / SIZE, -1], [0, 0, 1]])  # px of the uncut frame -> -1..1 of the cut one
-    found = np.linalg.inv(to) @ np.concatenate([rows, np.tile([[[0, 0, 1.0]]], (16, 1, 1))], 1) @ to
+    found = np.linalg.inv(to) @ np.concatenate([rows[..., :3], np.tile([[[0, 0, 1.0]]], (16, 1, 1))], 1) @ to
     for k in range(1, 16):  # nobody says which picture is canonical: what counts is how frames lie to each other
         assert off(found[k] @ np.linalg.inv(found[0]), motions[k] @ np.linalg.inv(motions[0])) < 0.15
     before = folder.file("body.npy").stat().st_mtime_ns
@@ -164,11 +188,13 @@ def test_the_step_makes_a_row_a_frame_and_goes_on_where_it_was_killed(tmp_path: 
 def test_a_still_body_and_one_without_cloth_stay(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "still", [np.eye(3)] * 6)
     body.run(folder, lambda done, total: None)
-    assert np.abs(np.load(folder.file("body.npy")) - np.eye(3)[:2]).max() < 2e-4
+    rows = np.load(folder.file("body.npy"))
+    assert np.abs(rows[..., :3] - np.eye(3)[:2]).max() < 2e-4
+    assert np.abs(rows[..., 3:]).max() < 5e-3  # nodes far from any cloth, half a pixel
     bare = folder_of(tmp_path / "bare", [similarity(0, 200)] * 6)
     body.run(bare, lambda done, total: None)
     body.verify(bare)
-    assert np.array_equal(np.load(bare.file("body.npy")), np.tile(np.eye(3, dtype=np.float32)[:2], (6, 1, 1)))
+    assert np.array_equal(np.load(bare.file("body.npy")), np.tile(np.eye(2, 67, dtype=np.float32), (6, 1, 1)))
 
 
 def test_a_person_gives_the_rows_and_the_identity_where_an_older_folder_has_none(tmp_path: Path) -> None:

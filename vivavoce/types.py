@@ -31,6 +31,10 @@ class InputError(Exception):
         self.subject, self.cause, self.remedy = str(subject), cause, remedy
         super().__init__(f"{subject}: {cause}" + (f"; {remedy}" if remedy else ""))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """So that it reaches the one who asked from a worker process."""
+        return InputError, (self.subject, self.cause, self.remedy)
+
 
 class _Rows:
     """Row-wise behaviour of the dataclasses below: length, slicing, moving, joining."""
@@ -70,9 +74,7 @@ class _Rows:
         first = items[0]
         names = first._parts()
         joined = {
-            k: type(v).cat([getattr(i, k) for i in items])
-            if isinstance(v, _Rows)
-            else torch.cat([getattr(i, k) for i in items])
+            k: type(v).cat([getattr(i, k) for i in items]) if isinstance(v, _Rows) else torch.cat([getattr(i, k) for i in items])
             for k, v in names.items()
         }
         return replace(first, **joined)  # type: ignore[type-var]
@@ -112,7 +114,7 @@ class Clip(_Rows):
     labels: Tensor | None = None  # [T,H,W] uint8, classes of face/regions.py
     torso: Tensor | None = None  # [T,4,H,W]
     background: Tensor | None = None  # [T,3,H,W]
-    body: Tensor | None = None  # [T,2,3] canonical body picture -> frame, coordinates -1..1 as in affine_grid
+    body: Tensor | None = None  # [T,2,3+n*n] canonical body picture -> frame: an affine map, then nodes of a spline before it
     eyes: Tensor | None = None  # [T,2] openness of left and right eye, 0 shut to 1 open
     units: Tensor | None = None  # [T,U] action units / blendshapes
     mouth: Tensor | None = None  # [T,4] px: x0, y0, x1, y1

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vivavoce.data import lineage
 from vivavoce.data.rowcache import RowCache
 from vivavoce.face import regions
 from vivavoce.face.pose import camera_from_transform, motion_from_camera
@@ -25,6 +26,8 @@ from vivavoce.media import audio, read_image
 from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
 
 MOUTH_MARGIN = 0.35  # of the lips' box, on each side
+LAST = 3  # frames that another tool's table may lack at its end
+FARTHEST = 0.06  # of the longest side: landmarks that lie farther from a head do not belong to these cameras
 
 
 class Person:
@@ -82,11 +85,19 @@ class Person:
 
     @cached_property
     def mesh(self) -> Tensor:  # [468,3] metres
-        """Mean head mesh of the tracker, OpenGL axes (x right, y up, z toward the viewer), in canonical head space."""
-        mesh = self._track.get("vertices")
-        if mesh is None or mesh.ndim != 2:
-            raise InputError(self.folder / "track_params.pt", "no mean head mesh in it", self._remedy("tracking"))
-        return mesh.float()
+        """Mean head mesh, OpenGL axes (x right, y up, z toward the viewer), in the head space of this folder's cameras.
+
+        The tracker's; where another tracker made the folder, the canonical face laid onto the landmarks.
+        """
+        found = lineage.vertices(self._track) if (self.folder / "track_params.pt").is_file() else None
+        if found is not None and len(found) == regions.MESH:
+            return found
+        rows = self.rows[torch.linspace(0, len(self) - 1, min(len(self), lineage.FITTED)).long()]
+        mesh, error = lineage.laid_on(self._read_landmarks(rows), self._read_camera(rows))
+        if error > FARTHEST * max(self.size):
+            cause = f"the landmarks lie {error:.1f} px off any head seen by these cameras"
+            raise InputError(self.folder / "transforms_train.json", cause, self._remedy("cameras"))
+        return mesh
 
     @cached_property
     def background(self) -> Tensor:  # [3,H,W]
@@ -96,8 +107,10 @@ class Person:
     # ---- one reader a field: frame numbers [T] -> rows ----
 
     def _read_frames(self, index: Tensor) -> Tensor:
-        folder = "ori_imgs" if self.target == "original" else "gt_imgs"
-        return self._images(folder, index, (".jpg", ".png"), 3, "torso" if folder == "gt_imgs" else "frames")
+        if self.target == "original":
+            return self._images("ori_imgs", index, (".jpg", ".png"), 3, "frames")
+        folder = next((f for f in lineage.COMPOSITED if (self.folder / f).is_dir()), lineage.COMPOSITED[0])
+        return self._images(folder, index, (".jpg", ".png"), 3, "torso")
 
     def _read_torso(self, index: Tensor) -> Tensor:
         return self._images("torso_imgs", index, (".png",), 4, "torso")
@@ -158,11 +171,12 @@ class Person:
         return torch.from_numpy(np.asarray(self._blendshapes[index.numpy()], np.float32))
 
     def _read_eyes(self, index: Tensor) -> Tensor:
-        if (self.folder / "blendshapes.npy").is_file():
+        if any((self.folder / name).is_file() for name in ("blendshapes.npy", "bs.npy")):
             names = [regions.BLENDSHAPES.index(n) for n in ("eyeBlinkLeft", "eyeBlinkRight")]
             return 1 - self._read_units(index)[:, names].clamp(0, 1)
-        blink = torch.from_numpy(self._units_csv("AU45_r")).clamp(0, 2) / 2  # OpenFace intensity, clipped as the lineage does
-        return (1 - blink[index])[:, None].expand(-1, 2)
+        if (blink := self._blink) is not None:
+            return (1 - blink[index])[:, None].expand(-1, 2)
+        return self._openness[torch.searchsorted(self.rows, index)]
 
     # ---- files ----
 
@@ -211,7 +225,7 @@ class Person:
         return torch.from_numpy(np.load(self._file("landmarks.npy", "landmarks"), allow_pickle=False))
 
     @cached_property
-    def _body(self) -> Any:  # [T,2,3] float32, or None
+    def _body(self) -> Any:  # [T,2,3] or [T,2,67] float32, or None
         path = self.folder / "body.npy"
         if not path.is_file():
             return None
@@ -219,20 +233,44 @@ class Person:
             rows = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(path, "no NumPy file", self._remedy("body")) from error
-        if rows.shape[1:] != (2, 3) or len(rows) <= int(self.rows[-1]):
-            raise InputError(path, f"its shape is {list(rows.shape)}, not a [2,3] for every frame", self._remedy("body"))
+        fits = rows.ndim == 3 and rows.shape[1] == 2 and rows.shape[2] in (3, 67)  # an affine map; with a spline of 8 x 8 nodes
+        if not fits or len(rows) <= int(self.rows[-1]):
+            raise InputError(path, f"its shape is {list(rows.shape)}, not a [2,67] for every frame", self._remedy("body"))
         return rows
 
     @cached_property
-    def _blendshapes(self) -> Any:
-        return np.load(self._file("blendshapes.npy", "landmarks"), allow_pickle=False)
+    def _blendshapes(self) -> Any:  # float32 [T,52]
+        if (self.folder / "blendshapes.npy").is_file() or not (self.folder / "bs.npy").is_file():
+            return np.load(self._file("blendshapes.npy", "landmarks"), allow_pickle=False)
+        try:
+            return self._whole(lineage.blendshapes(self.folder / "bs.npy"), "bs.npy", "landmarks")
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(self.folder / "bs.npy", f"not SyncTalk's table ({error})", self._remedy("landmarks")) from error
 
-    def _units_csv(self, name: str) -> Any:
-        path = self._file("au.csv", "units")
-        head = [h.strip() for h in path.open().readline().split(",")]  # OpenFace puts a space before its names
-        if name not in head:
-            raise InputError(path, f"no column {name}", self._remedy("units"))
-        return np.loadtxt(path, delimiter=",", skiprows=1, usecols=head.index(name), dtype=np.float32, ndmin=1)
+    @cached_property
+    def _blink(self) -> Tensor | None:  # [T] in 0..1
+        """From OpenFace's intensity, clipped as the lineage does; None without a file, or where nobody ever blinks (a placeholder)."""
+        path = self.folder / "au.csv"
+        if not path.is_file():
+            return None
+        try:
+            head = [h.strip() for h in path.open().readline().split(",")]  # OpenFace puts a space before its names
+            values = np.loadtxt(path, delimiter=",", skiprows=1, usecols=head.index("AU45_r"), dtype=np.float32, ndmin=1)
+        except (OSError, ValueError) as error:
+            raise InputError(path, f"not a table with a column AU45_r ({error})", self._remedy("units")) from error
+        blink = torch.from_numpy(self._whole(values, "au.csv", "units")).clamp(0, 2) / 2
+        return blink if float(blink.max()) > 0 else None
+
+    @cached_property
+    def _openness(self) -> Tensor:  # [len(self),2]
+        return lineage.openness(self._read_landmarks(self.rows))
+
+    def _whole(self, rows: Any, name: str, step: str) -> Any:
+        """The rows when there is one for every frame; OpenFace and SyncTalk may end a frame or two early: the last one stays."""
+        lost = int(self.rows[-1]) + 1 - len(rows)
+        if lost > LAST or not len(rows):
+            raise InputError(self.folder / name, f"{len(rows)} rows for {len(rows) + lost} frames", self._remedy(step))
+        return np.concatenate([rows, np.repeat(rows[-1:], max(lost, 0), 0)])
 
     def _images(self, folder: str, index: Tensor, endings: tuple[str, ...], channels: int, step: str, nearest: bool = False) -> Tensor:
         if folder not in self._caches:

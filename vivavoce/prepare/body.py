@@ -1,10 +1,13 @@
-"""How the body lies in every frame, `body.npy` float32 [T,2,3]: the affine map from one canonical picture of the body to the frame.
+"""How the body lies in every frame, `body.npy` float32 [T,2,3+64]: from one canonical picture of the body to the frame.
 
-Coordinates run from -1 to 1 over the frame as in torch's `affine_grid` (align_corners=False), so that the size does not matter.
+The first three columns are an affine map. The rest are 8 x 8 nodes of a cubic B-spline, row by row from the top: how far each point
+of the canonical picture is moved before the map, for collar, tie and lapels do not move as one. Coordinates run from -1 to 1 over
+the frame as in torch's `affine_grid` (align_corners=False), so that the size does not matter.
 The head's pose does not say where the shoulders are; the clothes themselves do. Their picture is registered densely by the inverse
-compositional method (Baker and Matthews, 2004) over three levels, with a free gain and bias of brightness and Tukey's weights, so
-that what covers the body or moves on it has no say; the two numbers in which an affine map is no similarity are held back. The
-canonical picture is the median of frames brought onto each other. A frame in which the registration fails takes the nearest good one.
+compositional method (Baker and Matthews, 2004) over four levels, with a free gain and bias of brightness and Tukey's weights, so
+that what covers the body or moves on it has no say; the two numbers in which an affine map is no similarity are held back. The nodes
+follow on the finest level, against the stiffness of a thin plate (Rueckert et al., 1999). The canonical picture is the median of
+frames brought onto each other. A frame in which the registration fails takes the nearest good one.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from vivavoce.face import regions
+from vivavoce.nn.torso import spline
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.background import labels_of
 from vivavoce.prepare.parallel import each
@@ -25,17 +30,23 @@ from vivavoce.types import InputError
 
 Floats = NDArray[np.float32]
 
-SIDE = 256  # px, longest side of the pictures that are compared
-LEVELS = 3
+SIDE = 512  # px, longest side of the pictures that are compared
+LEVELS = 4
 PICKED = 25  # frames the canonical picture is made of
 POINTS = 4000  # pixels compared at most, a level
 FEWEST = 150  # pixels of cloth at full resolution; with fewer there is no body to follow
 STEPS = 8  # of Gauss-Newton at most, a level
 STILL = 2e-5  # half pictures: a smaller step ends a level
+CELLS = 5  # of the spline along each side; it has three nodes more
+BENDS = 8  # steps for the spline
+BEND_POINTS = 2000  # of the compared pixels have a say in it
+STIFF = 1e-3  # pull of its nodes towards an affine map, in shares of what the pixels say
 TUKEY = 4.685  # robust standard deviations at which a pixel has no weight left
 LEAST_NOISE = 1.5 / 255  # of brightness
+COLUMNS = 3 + (CELLS + 3) ** 2  # of a row of body.npy
 SHEAR = 0.003  # pull towards a similarity, in shares of what the pixels say about a turn
 SHARE = 0.35  # of the pixels that count, times their correlation: less is no registration
+RUN = 64  # frames that one thread follows, each from the one before
 FAR = 1.0  # half pictures: no body moves farther
 
 
@@ -86,6 +97,13 @@ def agreement(seen: Floats, values: Floats, weight: Floats) -> float:  # [N] eac
     return max(float((weight * a * b).sum()) / max(norm, 1e-9), 0.0) * float(weight.mean())
 
 
+def thin_plate(side: int) -> Floats:  # -> [side*side,side*side]
+    """Quadratic form of the second differences of a square of nodes along both axes."""
+    nodes = np.eye(side * side, dtype=np.float32).reshape(-1, side, side)
+    bent = [np.diff(nodes, n=2, axis=axis).reshape(len(nodes), -1) for axis in (1, 2)]
+    return np.asarray(bent[0] @ bent[0].T + bent[1] @ bent[1].T, np.float32)
+
+
 @dataclass
 class Level:
     """What one level of the canonical picture gives: its brightness, and how it changes with each of six numbers."""
@@ -106,6 +124,11 @@ class Canonical:
         height, width = picture.shape
         self.aspect = np.array([width, height], np.float64) / max(width, height)
         self.levels = [self._level(p, where) for p in pyramid(picture)]
+        finest = self.levels[0]
+        self.few = slice(None, None, -(-len(finest.values) // BEND_POINTS) or 1)
+        x, y = (spline(torch.from_numpy(finest.points[k, self.few]), CELLS).numpy() for k in (0, 1))
+        self.nodes = (y[:, :, None] * x[:, None, :]).reshape(len(x), -1)  # [N,64] how much each node moves each point
+        self.stiff = thin_plate(CELLS + 3)
 
     def _level(self, picture: Floats, where: NDArray[np.bool_]) -> Level:
         height, width = picture.shape
@@ -136,6 +159,25 @@ class Canonical:
                 matrix, share = self._descend(level, picture, matrix)
         sound = np.isfinite(matrix).all() and 0.4 < np.linalg.det(matrix) < 2.5 and np.abs(matrix[:2, 2]).max() < FAR
         return (matrix, share) if sound else (start, 0.0)
+
+    def bend(self, picture: Floats, matrix: np.ndarray) -> Floats:  # [h,w], [3,3] -> [2,8,8]
+        """The spline's nodes in a frame whose affine map is known (its `pyramid`'s finest picture)."""
+        level, count = self.levels[0], self.nodes.shape[1]
+        points, values, slopes = level.points[:, self.few], level.values[self.few], level.slopes[self.few, :2]
+        columns = (slopes[:, :, None] * self.nodes[:, None]).reshape(len(values), -1)
+        aspect = self.aspect[:, None].astype(np.float32)
+        found = np.zeros((2, count), np.float32)  # in halves of the longer side, as the slopes
+        for _ in range(BENDS if len(values) >= 2 * count else 0):
+            rest = sampled(picture, moved(points + found @ self.nodes.T / aspect, matrix)) - values
+            rest -= np.median(rest)
+            noise = max(1.4826 * float(np.median(np.abs(rest))), LEAST_NOISE)
+            heavy = columns * np.square(np.clip(1 - np.square(rest / (TUKEY * noise)), 0, None))[:, None]
+            system, right = heavy.T @ columns, (heavy.T @ rest).reshape(2, count)
+            scale = float(np.trace(system)) / len(system)
+            right += scale * STIFF * (found @ self.stiff)
+            system += scale * (STIFF * np.kron(np.eye(2, dtype=np.float32), self.stiff) + 1e-4 * np.eye(len(system), dtype=np.float32))
+            found -= np.linalg.solve(system, right.reshape(-1)).reshape(2, count)
+        return (found / aspect).reshape(2, CELLS + 3, CELLS + 3)
 
     def _descend(self, level: Level, picture: Floats, matrix: np.ndarray) -> tuple[np.ndarray, float]:
         """Gauss-Newton on one level."""
@@ -199,9 +241,8 @@ def canonical(pictures: list[Floats], cloths: list[NDArray[np.bool_]]) -> Canoni
     return model
 
 
-def follow(model: Canonical, frame: Floats, previous: np.ndarray) -> tuple[np.ndarray, float]:  # [h,w], [3,3] -> [3,3], 0..1
-    """The body of a frame from that of the frame before; from its usual place when that fails."""
-    levels = pyramid(frame)
+def follow(model: Canonical, levels: list[Floats], previous: np.ndarray) -> tuple[np.ndarray, float]:  # [3,3] -> [3,3], 0..1
+    """The body of a frame (its `pyramid`) from that of the frame before; from its usual place when that fails."""
     matrix, share = model.find(levels, previous)
     if share < SHARE:
         again, other = model.find(levels, np.eye(3))
@@ -210,16 +251,16 @@ def follow(model: Canonical, frame: Floats, previous: np.ndarray) -> tuple[np.nd
     return matrix, share
 
 
-def settled(rows: np.ndarray, good: NDArray[np.bool_]) -> np.ndarray:  # [T,6], [T] -> [T,2,3]
+def settled(rows: np.ndarray, good: NDArray[np.bool_]) -> np.ndarray:  # [T,2,3+64], [T] -> [T,2,3+64]
     """Frames that failed take the nearest good one."""
     if not good.any():
-        return np.tile(np.eye(3)[:2], (len(rows), 1, 1))
+        return np.tile(np.eye(*rows.shape[1:]), (len(rows), 1, 1))
     there, every = np.flatnonzero(good), np.arange(len(rows))
     after = np.searchsorted(there, every).clip(0, len(there) - 1)
     before = (after - 1).clip(0)
     nearest = np.where(every - there[before] < np.abs(there[after] - every), there[before], there[after])
     nearest[good] = there[np.searchsorted(there, every[good])]
-    return rows[nearest].reshape(-1, 2, 3)
+    return np.asarray(rows[nearest])
 
 
 def run(folder: Folder, progress: Progress) -> None:
@@ -236,17 +277,24 @@ def run(folder: Folder, progress: Progress) -> None:
         return np.asarray(mask.resize(sides, Image.Resampling.NEAREST))
 
     model = canonical(pictures, list(each(cloth, chosen)))
-    rows, good = np.tile(np.eye(3)[:2].reshape(-1), (count, 1)), np.zeros(count, bool)
-    previous = np.eye(3)
-    frames = each(lambda k: small(folder.image(k)), range(count)) if model is not None else iter(())
-    for k, frame in enumerate(frames):
+    rows, good = np.zeros((count, 2, COLUMNS), np.float32), np.zeros(count, bool)
+
+    def chase(first: int) -> list[tuple[Floats, float]]:
+        """A run of frames, each from the one before."""
         assert model is not None
-        matrix, share = follow(model, frame, previous)
-        good[k] = share > SHARE
-        if good[k]:
-            previous, rows[k] = matrix, matrix[:2].reshape(-1)
+        out, previous = [], np.eye(3)
+        for k in range(first, min(first + RUN, count)):
+            levels = pyramid(small(folder.image(k)))
+            matrix, share = follow(model, levels, previous)
+            previous = matrix if share > SHARE else previous
+            out.append((np.concatenate([matrix[:2], model.bend(levels[0], matrix).reshape(2, -1)], 1).astype(np.float32), share))
+        return out
+
+    runs = each(chase, range(0, count, RUN)) if model is not None else iter(())
+    for k, (row, share) in enumerate(found for run in runs for found in run):
+        rows[k], good[k] = row, share > SHARE
         progress(k + 1, count)
-    with folder.whole("body.npy") as part, writing(part, (count, 2, 3), np.float32) as add:
+    with folder.whole("body.npy") as part, writing(part, rows.shape, np.float32) as add:
         add(settled(rows, good))
     folder.update(body={"followed": int(good.sum())})
 
@@ -255,10 +303,10 @@ def verify(folder: Folder) -> None:
     """A map for every frame: finite, and no body turned inside out."""
     path, remedy = folder.file("body.npy"), f"run: vivavoce prepare {folder.path} --only body"
     rows = opened(path, remedy)
-    if rows.shape != (folder.frames, 2, 3) or not np.isfinite(rows).all():
+    if rows.shape not in ((folder.frames, 2, 3), (folder.frames, 2, COLUMNS)) or not np.isfinite(rows).all():
         raise InputError(path, f"does not hold {folder.frames} maps of finite numbers", remedy)
     if (np.linalg.det(rows[:, :, :2]) <= 0).any():
         raise InputError(path, "holds a map that turns the body inside out", remedy)
 
 
-STEP = Step("body", 0, 1, ("frames", "parsing"), ("body.npy",), run, verify)
+STEP = Step("body", 0, 2, ("frames", "parsing"), ("body.npy",), run, verify)
