@@ -75,7 +75,7 @@ def test_the_lineages_windowed_and_flat_features_are_read(folder: Path) -> None:
 
 def test_what_is_missing_is_named_with_the_command(folder: Path) -> None:
     person = Person(folder)
-    for field, step in (("audio", "audio"), ("points", "landmarks"), ("eyes", "units")):
+    for field, step in (("audio", "audio"), ("points", "landmarks"), ("eyes", "landmarks")):
         with pytest.raises(InputError, match=f"vivavoce prepare .* --only {step}"):
             person.clip([0], {field})
     with pytest.raises(InputError, match="--only cameras"):

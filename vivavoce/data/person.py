@@ -96,7 +96,7 @@ class Person:
         mesh, error = lineage.laid_on(self._read_landmarks(rows), self._read_camera(rows))
         if error > FARTHEST * max(self.size):
             cause = f"the landmarks lie {error:.1f} px off any head seen by these cameras"
-            raise InputError(self.folder / "transforms_train.json", cause, self._remedy("cameras"))
+            raise InputError(self.folder / "transforms_train.json", cause, "prepare its video anew: vivavoce prepare VIDEO --folder NEW")
         return mesh
 
     @cached_property
@@ -290,7 +290,7 @@ class Person:
             path = self.folder / folder / f"{number}{ending}"
             if path.is_file():
                 return path
-        step = {"ori_imgs": "frames", "gt_imgs": "torso", "torso_imgs": "torso", "parsing": "parsing"}.get(folder, "frames")
+        step = {".lms": "landmarks"}.get(endings[0]) or {"ori_imgs": "frames", "parsing": "parsing"}.get(folder, "torso")
         raise InputError(self.folder / folder / f"{number}{endings[0]}", "is not there", self._remedy(step))
 
     def _file(self, name: str, step: str) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vivavoce.media import probe
+from vivavoce.prepare import inherit
 from vivavoce.prepare.folder import Folder, Options
 from vivavoce.speech import names as encoders
 from vivavoce.types import FPS, InputError
@@ -79,8 +80,8 @@ def ordered(unordered: Iterable[Step]) -> list[Step]:
     return out
 
 
-def chosen(every: Sequence[Step], task: int | None, only: str | Sequence[str] | None) -> list[Step]:
-    """The steps asked for and all they read, in order. Raises InputError for a number or name that is not there."""
+def asked(every: Sequence[Step], task: int | None, only: str | Sequence[str] | None) -> set[str]:
+    """The steps asked for by name; none: all. Raises InputError for a number or name that is not there."""
     names = {only} if isinstance(only, str) else set(only or ())
     for name in names - {s.name for s in every}:
         raise InputError(f"--only {name}", "no such step", f"choose from: {', '.join(s.name for s in every)}")
@@ -89,8 +90,14 @@ def chosen(every: Sequence[Step], task: int | None, only: str | Sequence[str] | 
         if not numbered:
             raise InputError(f"--task {task}", "no such task", f"choose from: {', '.join(f'{s.task} {s.name}' for s in every)}")
         names |= numbered
-    if not names:
+    return names
+
+
+def chosen(every: Sequence[Step], named: Collection[str]) -> list[Step]:
+    """The steps named (none: all) and all they read, in order."""
+    if not named:
         return list(every)
+    names = set(named)
     for step in reversed(every):
         if step.name in names:
             names |= set(step.inputs)
@@ -131,11 +138,14 @@ def bring(step: Step, folder: Folder, progress: Progress) -> bool:
     wanted = recipe(step, folder)
     record = folder.clip.get("artefacts", {}).get(step.name)
     if record is None and (found := folder.outputs(step.outputs)):
-        if wrong := _whole(step, folder):
+        wrong = _whole(step, folder)
+        if wrong is None:
+            _record(folder, step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
+            return False
+        if "inherited" not in folder.clip:
             cause = f"was not made by this program and does not fit ({wrong.cause})"
             raise InputError(found[0], cause, "move it away, or prepare into another folder with --folder")
-        _record(folder, step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
-        return False
+        record = {**wanted, "done": False}  # an older repository's: what it lacks is added
     same = record is not None and {k: record.get(k) for k in wanted} == wanted
     if record is not None and same and record["done"] and _whole(step, folder) is None:
         if (now := folder.digest(step.outputs)) != record["digest"]:
@@ -206,7 +216,9 @@ def prepare(
     Raises InputError for a video or folder that cannot be used, a full disk, or a folder another run is at work in.
     """
     source, at = place(Path(video), folder)
-    wanted = chosen(steps(), task, only)
+    every = steps()
+    named = asked(every, task, only)
+    wanted = chosen(every, named)
     check(tracker, speech, size)
     if source is not None:
         admit(source, {s.name for s in wanted})
@@ -214,7 +226,7 @@ def prepare(
         where = Folder(at)
         with where.lock():
             try:
-                _work(where, source, wanted, where.options_for(tracker, speech, size), progress)
+                _work(where, source, wanted, named, where.options_for(tracker, speech, size), progress)
             except InputError:
                 if source is not None:
                     where.abandon(source)  # while the folder is ours: another run may be waiting for it
@@ -228,14 +240,18 @@ def prepare(
     return at
 
 
-def _work(folder: Folder, source: Path | None, wanted: Sequence[Step], options: Options, progress: Report | None) -> None:
+def _work(
+    folder: Folder, source: Path | None, wanted: Sequence[Step], named: Collection[str], options: Options, progress: Report | None
+) -> None:
     """Bring every step asked for, in a folder that is locked."""
     if source is not None:
         folder.adopt(source)
-    elif not folder.video.exists():
+    if inherit.is_older(folder):
+        inherit.inherit(folder, steps())
+    if source is None and not folder.video.exists():
         raise InputError(folder.video, "the folder's video is gone", f"run: vivavoce prepare VIDEO --folder {folder.path}")
     folder.choose(options)
-    for step in wanted:
+    for step in inherit.left(folder, wanted, named):
         _tell(progress, step.name, 0, 0)
         bring(step, folder, lambda done, total, name=step.name: _tell(progress, name, done, total))  # type: ignore[misc]
         _tell(progress, step.name, 1, 1)
