@@ -73,7 +73,7 @@ def test_mesh_lies_on_the_face_and_both_files_say_the_same(folder: Folder) -> No
     assert person.rows.tolist() == list(range(COUNT))
     table = torch.load(folder.file("track_params.pt"), weights_only=True)
     assert {k: tuple(v.shape) for k, v in table.items() if k in ("id", "exp", "euler", "trans", "focal", "vertices")} == {
-        "id": (1, 100), "exp": (COUNT, 79), "euler": (COUNT, 3), "trans": (COUNT, 3), "focal": (1,), "vertices": (468, 3)
+        "id": (1, 100), "exp": (COUNT, 79), "euler": (COUNT, 3), "trans": (COUNT, 3), "focal": (1,), "vertices": (1, 468, 3)
     }  # fmt: skip
     clip = person.clip(slice(None), {"camera", "points"})
     assert clip.camera is not None and clip.points is not None

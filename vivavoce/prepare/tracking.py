@@ -2,9 +2,9 @@
 
 A dictionary of tensors in the lineage's layout and units, read without running code (`weights_only=True`): `id` [1,100],
 `exp` [T,79], `euler` [T,3] rad, `trans` [T,3] decimetres, `focal` [1] px. The mesh tracker has no 3DMM: `id` is zero and
-`exp` holds its own expression coefficients, padded with zeros. Of our own: `vertices` [468,3] metres (mean head mesh),
-`basis` [K,468,3] metres a coefficient, `blendshapes` [T,52], `error` [T] px (root mean square), `found` [T] bool. There is no
-vertex dump a frame. The figures are kept in clip.json as `tracking`.
+`exp` holds its own expression coefficients, padded with zeros. `vertices` [1,468,3] decimetres is the mean head mesh, where
+GaussianTalker and EGSTalker write a mesh a frame and read its mean. Of our own: `basis` [K,468,3] metres a coefficient,
+`blendshapes` [T,52], `error` [T] px (root mean square), `found` [T] bool. The figures are kept in clip.json as `tracking`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parameters(found: Track, blendshapes: Tensor) -> dict[str, Tensor]:
         "euler": euler,
         "trans": trans,
         "focal": torch.tensor([found.focal]),
-        "vertices": found.vertices,
+        "vertices": found.vertices[None] * pose.LINEAGE,
         "basis": found.basis,
         "blendshapes": blendshapes,
         "error": found.error,
