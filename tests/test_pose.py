@@ -85,7 +85,7 @@ def lineage_rotation(euler: Tensor) -> Tensor:
 
     about_x = columns((i, o, o), (o, c1, s1), (o, -s1, c1))
     about_y = columns((c2, o, -s2), (o, i, o), (s2, o, c2))
-    about_z = columns((c3, s3, o), (-s3, c3, o), (o, o, i))
+    about_z = columns((c3, -s3, o), (s3, c3, o), (o, o, i))  # not the sense of the other two
     return about_x @ about_y @ about_z
 
 
@@ -103,7 +103,7 @@ def test_lineage_projection_equals_ours() -> None:
 
 def test_transforms_equal_the_lineage_formula() -> None:
     motion = random_motion()
-    rotation = lineage_rotation(motion.rotation)
+    rotation = lineage_rotation(motion.rotation * torch.tensor([1.0, 1.0, -1.0]))
     matrix = torch.eye(4).repeat(len(rotation), 1, 1)
     matrix[:, :3, :3] = rotation.transpose(1, 2)
     matrix[:, :3, 3:] = -rotation.transpose(1, 2) @ motion.translation[..., None]

@@ -9,9 +9,9 @@ the head is at `R v + t` in camera space; what is visible has z < 0. `Motion.rot
     yaw > 0     the nose points to the right side of the picture (to the person's own left)
     roll > 0    the top of the head leans to the left side of the picture (counter-clockwise for the viewer)
 
-These are the Euler angles of the AD-NeRF lineage's `track_params.pt` unchanged: its code writes each matrix column by
-column, which reads like transposed signs but is the plain right-handed product above. Its `trans` is in decimetres,
-`Motion.translation` in metres. Only `Camera` has OpenCV axes (y down, z forward); its world is head space.
+The AD-NeRF lineage's `track_params.pt` has the same order, pitch and yaw, and the opposite roll: written column by column, its
+matrices about x and y are right-handed and the one about z is not. Its `trans` is in decimetres, `Motion.translation` in metres.
+Only `Camera` has OpenCV axes (y down, z forward); its world is head space.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vivavoce.types import Camera, Motion
 
 LINEAGE = 10.0  # lineage units (decimetres: BFM micrometres / 1e5) in a metre
 FLIP = (1.0, -1.0, -1.0)  # OpenGL axes <-> OpenCV axes
+ROLL = (1.0, 1.0, -1.0)  # Euler angles of the lineage <-> ours
 HUBER = 1.345  # residuals beyond this many standard deviations count linearly (95 % efficiency on Gaussian noise)
 CHUNK = 256  # frames solved at once: the Jacobian of 256 x 468 points is 6 MB
 
@@ -113,13 +114,13 @@ def motion_from_camera(camera: Camera) -> Motion:
 
 def camera_from_lineage(euler: Tensor, trans: Tensor, focal: Tensor, center: Tensor) -> Camera:
     """`track_params.pt` (euler [T,3] rad, trans [T,3] decimetres, focal [1] px; center [2] = width / 2, height / 2) -> Camera."""
-    return camera_from_pose(matrix_from_euler(euler), trans / LINEAGE, focal, center)
+    return camera_from_pose(matrix_from_euler(euler * euler.new_tensor(ROLL)), trans / LINEAGE, focal, center)
 
 
 def lineage_from_camera(camera: Camera) -> tuple[Tensor, Tensor]:  # -> euler [T,3] rad, trans [T,3] decimetres
     """Camera -> the pose entries of `track_params.pt`."""
     rotation, translation = pose_from_camera(camera)
-    return euler_from_matrix(rotation), translation * LINEAGE
+    return euler_from_matrix(rotation) * rotation.new_tensor(ROLL), translation * LINEAGE
 
 
 def camera_from_transform(matrix: Tensor, focal: Tensor, center: Tensor) -> Camera:

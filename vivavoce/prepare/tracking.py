@@ -88,4 +88,4 @@ def verify(folder: Folder) -> None:
             raise InputError(path, "more than half of the frames show no face", better)
 
 
-STEP = Step("tracking", 8, 1, ("landmarks",), ("track_params.pt",), run, verify, ("tracker",))
+STEP = Step("tracking", 8, 2, ("landmarks",), ("track_params.pt",), run, verify, ("tracker",))
