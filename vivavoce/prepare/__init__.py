@@ -1,6 +1,6 @@
 """Video -> person folder: one file = one step = one artefact, resumable and verified.
 
-A module of this package that defines `STEP` is a step; nothing lists them. Steps run in the order of their inputs. A step
+A module of this package that defines `STEP` is a step; nothing lists them. Each runs after those it reads, beside others. A step
 is skipped when its record in clip.json has the same version, inputs and options and its outputs verify. Otherwise:
 
 * begun by a killed run, or some files lost: it runs again and keeps the files that are whole (they are only ever renamed into place);
@@ -23,6 +23,7 @@ from typing import Any
 from vivavoce.media import probe
 from vivavoce.prepare import inherit
 from vivavoce.prepare.folder import Folder, Options
+from vivavoce.prepare.schedule import one_torch_thread, overlapped
 from vivavoce.speech import names as encoders
 from vivavoce.types import FPS, InputError
 
@@ -116,10 +117,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _record(folder: Folder, name: str, entry: dict[str, Any]) -> None:
-    folder.update(artefacts={**folder.clip.get("artefacts", {}), name: entry})
-
-
 def _whole(step: Step, folder: Folder) -> InputError | None:
     try:
         step.verify(folder)
@@ -140,7 +137,7 @@ def bring(step: Step, folder: Folder, progress: Progress) -> bool:
     if record is None and (found := folder.outputs(step.outputs)):
         wrong = _whole(step, folder)
         if wrong is None:
-            _record(folder, step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
+            folder.record(step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
             return False
         if "inherited" not in folder.clip:
             cause = f"was not made by this program and does not fit ({wrong.cause})"
@@ -149,17 +146,17 @@ def bring(step: Step, folder: Folder, progress: Progress) -> bool:
     same = record is not None and {k: record.get(k) for k in wanted} == wanted
     if record is not None and same and record["done"] and _whole(step, folder) is None:
         if (now := folder.digest(step.outputs)) != record["digest"]:
-            _record(folder, step.name, {**record, "digest": now})
+            folder.record(step.name, {**record, "digest": now})
         return False
     if not same:
         _remove(step, folder)
-    _record(folder, step.name, {**wanted, "digest": "", "done": False})
+    folder.record(step.name, {**wanted, "digest": "", "done": False})
     step.run(folder, progress)
     if _whole(step, folder):  # files kept from an earlier run may be what is wrong: once more from nothing
         _remove(step, folder)
         step.run(folder, progress)
         step.verify(folder)
-    _record(folder, step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
+    folder.record(step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
     return True
 
 
@@ -251,12 +248,16 @@ def _work(
     if source is None and not folder.video.exists():
         raise InputError(folder.video, "the folder's video is gone", f"run: vivavoce prepare VIDEO --folder {folder.path}")
     folder.choose(options)
-    for step in inherit.left(folder, wanted, named):
-        _tell(progress, step.name, 0, 0)
-        bring(step, folder, lambda done, total, name=step.name: _tell(progress, name, done, total))  # type: ignore[misc]
-        _tell(progress, step.name, 1, 1)
 
+    def act(step: Step, check: Callable[[], None]) -> None:
+        def tell(done: int, total: int) -> None:
+            check()
+            if progress is not None:
+                progress(step.name, done, total)
 
-def _tell(progress: Report | None, name: str, done: int, total: int) -> None:
-    if progress is not None:
-        progress(name, done, total)
+        tell(0, 0)
+        bring(step, folder, tell)
+        tell(1, 1)
+
+    with one_torch_thread():
+        overlapped(inherit.left(folder, wanted, named), act)

@@ -22,6 +22,8 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from vivavoce.types import InputError
 PART = ".part-"  # prefix of a file that is not whole yet; hidden, so that globs of older tools do not see it
 LISTED = 16  # artefacts of more files than this are told apart by names and sizes, smaller ones by content
 
+PATIENCE = 1.0  # s waited for a lock: the workers of a killed run end at once, but not in no time
+ORDER = ("id", "video", "options", "artefacts", "size", "rate", "frames", "split", "crop", "face", "faces")  # clip.json begins with these
 
 @dataclass(frozen=True)
 class Options:
@@ -52,6 +56,7 @@ class Folder:
         self.clip: dict[str, Any] = {}
         self.read()
 
+        self.writing = threading.RLock()
     def read(self) -> None:
         """Take clip.json as it is on disk now."""
         if self.json.exists():
@@ -126,10 +131,21 @@ class Folder:
             part.unlink(missing_ok=True)
 
     def update(self, **values: Any) -> None:
-        """Set keys of clip.json and write it."""
-        self.clip.update(values)
+        """Set keys of clip.json and write it; steps that run side by side may."""
+        with self.writing:
+            self.clip.update(values)
+            self._write()
+
+    def record(self, name: str, entry: dict[str, Any]) -> None:
+        """Note the state of an artefact."""
+        with self.writing:
+            self.clip["artefacts"] = {**self.clip.get("artefacts", {}), name: entry}
+            self._write()
+
+    def _write(self) -> None:
         with self.whole("clip.json") as part:
-            rows = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in self.clip.items())
+            every = sorted(self.clip.items(), key=_place)
+            rows = ",\n".join(f" {json.dumps(k)}: {json.dumps(v, sort_keys=True)}" for k, v in every)
             part.write_text("{\n" + rows + "\n}\n", "utf-8")
 
     def outputs(self, patterns: Sequence[str]) -> list[Path]:
@@ -192,17 +208,12 @@ class Folder:
         """Only one run at a time writes here. The system lets go of the lock when the process ends, however it ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / ".lock", "a+b") as handle:
-            try:
-                if os.name == "nt":
-                    import msvcrt
-
-                    msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-                else:
-                    import fcntl
-
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                raise InputError(self.path, "another run is at work in this folder", "wait until it has ended") from e
+            os.set_inheritable(handle.fileno(), True)  # a worker process that outlives us by a moment still holds it
+            until = time.monotonic() + PATIENCE
+            while not _locked(handle.fileno()):
+                if time.monotonic() > until:
+                    raise InputError(self.path, "another run is at work in this folder", "wait until it has ended")
+                time.sleep(0.05)
             for part in self.path.rglob(PART + "*"):  # what a killed run left
                 part.unlink(missing_ok=True)
             self.read()
@@ -213,3 +224,24 @@ def sha256(path: Path) -> str:
     """Of a file's content, in constant memory."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+def _place(entry: tuple[str, Any]) -> tuple[int, str]:
+    """Where a key stands in clip.json: steps that run side by side set them in any order."""
+    return (ORDER.index(entry[0]) if entry[0] in ORDER else len(ORDER)), entry[0]
+
+
+def _locked(handle: int) -> bool:
+    """Whether the lock was free and is now ours."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+

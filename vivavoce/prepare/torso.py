@@ -8,6 +8,10 @@ about two pixels, so no seam flickers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 from scipy import ndimage
 
@@ -15,7 +19,7 @@ from vivavoce.face import regions
 from vivavoce.media import read_image, write_image
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.background import labels_of
-from vivavoce.prepare.parallel import each
+from vivavoce.prepare.parallel import counted, spread
 from vivavoce.types import InputError
 
 BASE = 512  # px, the side for which the lengths below are given
@@ -85,10 +89,10 @@ def over_plate(picture: np.ndarray, labels: np.ndarray, plate: np.ndarray) -> np
     return np.asarray(np.clip(np.round(picture * alpha + plate * (1 - alpha)), 0, 255), np.uint8)
 
 
-def run(folder: Folder, progress: Progress) -> None:
-    """Every frame that lacks one of its two pictures."""
+def maker(path: Path) -> Callable[[int], None]:
+    """What writes both pictures of a frame of the folder."""
+    folder = Folder(path)
     plate = read_image(folder.file("bc.jpg"))
-    left = sorted({*folder.missing("gt_imgs/%d.jpg"), *folder.missing("torso_imgs/%d.png")})
 
     def work(frame: int) -> None:
         labels = labels_of(folder, frame)
@@ -96,9 +100,13 @@ def run(folder: Folder, progress: Progress) -> None:
         write_image(folder.file("torso_imgs", f"{frame}.png"), body(merged, labels))
         write_image(folder.file("gt_imgs", f"{frame}.jpg"), merged)
 
-    progress(folder.frames - len(left), folder.frames)
-    for done, _ in enumerate(each(work, left), folder.frames - len(left) + 1):
-        progress(done, folder.frames)
+    return work
+
+
+def run(folder: Folder, progress: Progress) -> None:
+    """Every frame that lacks one of its two pictures."""
+    left = sorted({*folder.missing("gt_imgs/%d.jpg"), *folder.missing("torso_imgs/%d.png")})
+    spread(partial(maker, folder.path), left, len(left), counted(progress, folder.frames - len(left), folder.frames))
 
 
 def verify(folder: Folder) -> None:

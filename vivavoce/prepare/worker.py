@@ -1,0 +1,75 @@
+"""`python -m vivavoce.prepare.worker`: the host of `parallel.spread`'s processes.
+
+It reads one pickle from its standard input, (make, items, count), starts the workers and writes a pickle (True, result) or
+(False, error) for each item to its standard output. When its input ends, because the one who started it is done or dead, it
+ends with all its workers at once. The workers are forked before any thread runs, so they share what the host has imported;
+where forking is not safe they are started afresh. A program of ours is the main module here, whatever the user's is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, BinaryIO
+
+_work: Callable[[Any], Any] | None = None
+
+
+def _run(make: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
+    """One item in a worker."""
+    global _work
+    if _work is None:
+        _work = make()
+    return _work(item)
+
+
+def _alone() -> None:
+    """A worker uses one core, also where torch asks for more."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _end_with(source: BinaryIO) -> None:
+    """Wait for the end of the input, then end everything."""
+    source.read()
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def _sendable(error: BaseException) -> bytes:
+    try:
+        pickle.loads(whole := pickle.dumps((False, error)))
+        return whole
+    except Exception:  # an error of a kind that cannot be sent
+        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def main() -> None:
+    """Do the work that is asked for, then wait to be ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started us decides
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what nets and codecs print is no answer
+    make, items, count = pickle.load(sys.stdin.buffer)
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(count, context, initializer=_alone) as pool:
+        futures = [pool.submit(_run, make, item) for item in items]  # the first starts all workers
+        watch = threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True)
+        watch.start()
+        for future in as_completed(futures):
+            error = future.exception()
+            answers.write(_sendable(error) if error is not None else pickle.dumps((True, future.result())))
+            answers.flush()
+            if error is not None:
+                break
+        watch.join()
+
+
+if __name__ == "__main__":
+    main()
