@@ -369,24 +369,24 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Writer(at / "she.mp4", (288, 360), audio=source) as out:
         for k, image in enumerate(frames(source)):
             out.write(image if not 30 <= k < 40 else np.zeros_like(image))
-    return prepare(at / "she.mp4", only=("units", "speech"), speech=("mel",))
+    return prepare(at / "she.mp4", only=("units", "speech", "halves"), speech=("mel",))
 
 
 @pytest.mark.real
 def test_real_frames_and_sound(real: Path) -> None:
     folder = Folder(real)
-    assert (folder.frames, folder.size, folder.split) == (75, (288, 360), 68) and folder.clip["crop"] is None
+    assert (folder.frames, folder.size, folder.split) == (75, (288, 360), 69) and folder.clip["crop"] is None
     films = list(frames(folder.video))
     assert sum(1 for _ in (real / "ori_imgs").glob("*.jpg")) == 75
     assert np.abs(read_image(folder.image(20)).astype(int) - films[20]).mean() < 2
-    for name, count in (("aud.wav", 75), ("aud_train.wav", 68), ("aud_novel.wav", 7)):
+    for name, count in (("aud.wav", 75), ("aud_train.wav", 69), ("aud_novel.wav", 6)):
         with wave.open(str(real / name)) as file:
             assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (1, 2, 16000, count * HOP)
     whole = audio(real / "aud.wav")
     heard = audio(folder.video)
     n = min(len(whole), len(heard))
     assert float((whole[:n] - heard[:n]).abs().max()) < 1e-3
-    assert float((audio(real / "aud_novel.wav") - whole[68 * HOP :]).abs().max()) < 1e-6
+    assert float((audio(real / "aud_novel.wav") - whole[69 * HOP :]).abs().max()) < 1e-6
 
 
 @pytest.mark.real
@@ -404,7 +404,8 @@ def test_real_speech(real: Path) -> None:
 def test_real_landmarks_keep_numbers(real: Path) -> None:
     folder = Folder(real)
     wanted = [not 30 <= k < 40 for k in range(75)]
-    assert folder.faces.tolist() == wanted and folder.clip["jumps"] == []
+    assert folder.faces.tolist() == wanted and folder.kept.tolist() == wanted
+    assert folder.clip["jumps"] == [] and [s[2] for s in folder.clip["shots"]] == ["kept", "a flash", "kept"]
     points, shapes = np.load(real / "landmarks.npy"), np.load(real / "blendshapes.npy")
     assert points.shape == (75, 478, 3) and shapes.shape == (75, 52)
     assert np.isfinite(points).all((1, 2)).tolist() == wanted == np.isfinite(shapes).all(1).tolist()
@@ -458,7 +459,7 @@ def test_real_main_one_of_two_and_cut_out(shared_data: Path, tmp_path: Path) -> 
             canvas[100:676, :720] = np.asarray(Image.fromarray(a).resize((720, 576)))
             canvas[200:488, 800:1160] = b
             out.write(canvas)
-    folder = Folder(prepare(tmp_path / "two.mp4", only="landmarks"))
+    folder = Folder(prepare(tmp_path / "two.mp4", only="shots"))
     x, _, side = folder.clip["crop"]
     assert folder.size == (min(side, 512),) * 2 and x + side / 2 < 500 and folder.faces.all() and folder.clip["jumps"] == []
     points = np.load(folder.file("landmarks.npy"))
@@ -476,12 +477,15 @@ def test_real_without_a_face(tmp_path: Path) -> None:
 def test_chunks_cover_late_and_short_sound(tmp_path: Path) -> None:
     """Sound that starts after the video and ends before it: silence on both sides, the place is kept."""
     from vivavoce.prepare import audio as step
+    from vivavoce.prepare import halves
 
     video = steady(tmp_path / "a.mkv", seconds=2, sound=tone(1.0, 16000), sound_rate=16000, sound_at=0.4, audio_codec="pcm_s16le")
     folder = Folder(tmp_path)
     folder.update(video={"file": video.name}, frames=50, split=45)
     step.run(folder, lambda done, total: None)
     step.verify(folder)
+    halves.run(folder, lambda done, total: None)
+    halves.verify(folder)
     heard = audio(tmp_path / "aud.wav").abs().numpy()
     loud = np.flatnonzero(heard > 0.25)
     assert loud[0] == pytest.approx(0.4 * 16000, abs=8) and loud[-1] == pytest.approx(1.4 * 16000, abs=16)

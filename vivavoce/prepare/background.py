@@ -69,7 +69,8 @@ def filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:  # uint8 [H,W,3],
 
 def run(folder: Folder, progress: Progress) -> None:
     """Look at frames spread over the video and write the plate."""
-    chosen = np.unique(np.linspace(0, folder.frames - 1, min(FRAMES, folder.frames)).round().astype(int)).tolist()
+    used = np.flatnonzero(folder.used)
+    chosen = used[np.unique(np.linspace(0, len(used) - 1, min(FRAMES, len(used))).round().astype(int))].tolist()
 
     def look(frame: int) -> tuple[np.ndarray, np.ndarray]:
         free = labels_of(folder, frame) == regions.BACKGROUND
@@ -98,4 +99,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, "the background is never seen: the person fills the picture", "use a video with some room around the head")
 
 
-STEP = Step("background", 5, 2, ("frames", "parsing"), ("bc.jpg",), run, verify)
+STEP = Step("background", 5, 2, ("frames", "parsing", "shots"), ("bc.jpg",), run, verify)

@@ -267,8 +267,8 @@ def run(folder: Folder, progress: Progress) -> None:
     """The canonical picture from frames spread over the clip, then every frame after the one before."""
     if folder.file("body.npy").is_file():
         return
-    count = folder.frames
-    chosen = np.unique(np.linspace(0, count - 1, PICKED).round().astype(int)).tolist()
+    count, used = folder.frames, np.flatnonzero(folder.used)
+    chosen = used[np.unique(np.linspace(0, len(used) - 1, PICKED).round().astype(int))].tolist()
     pictures = list(each(lambda k: small(folder.image(k)), chosen))
     sides = pictures[0].shape[::-1]
 
@@ -309,4 +309,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, "holds a map that turns the body inside out", remedy)
 
 
-STEP = Step("body", 0, 2, ("frames", "parsing"), ("body.npy",), run, verify)
+STEP = Step("body", 0, 2, ("frames", "parsing", "shots"), ("body.npy",), run, verify)

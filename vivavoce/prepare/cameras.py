@@ -1,7 +1,7 @@
 """Task 9: the cameras of both splits, `transforms_train.json` and `transforms_val.json`, as every repository of the lineage reads them.
 
-`focal_len`, `cx`, `cy`, and for each frame with a face `img_id`, `aud_id` (both the true frame number, so that nothing
-drifts when frames are left out) and `transform_matrix` (camera to world, OpenGL axes, metres). The first 10/11 of the video
+`focal_len`, `cx`, `cy`, and for each frame with a face in a kept shot `img_id`, `aud_id` (both the true frame number, so that nothing
+drifts when frames are left out) and `transform_matrix` (camera to world, OpenGL axes, metres). The first 10/11 of these
 train, the rest is never trained on.
 """
 
@@ -25,7 +25,7 @@ def run(folder: Folder, progress: Progress) -> None:
     center = torch.tensor([width / 2, height / 2])
     camera = pose.camera_from_lineage(table["euler"].float(), table["trans"].float(), table["focal"].float(), center)
     matrices = pose.transform_from_camera(camera)
-    good = [int(k) for k in folder.faces.nonzero()[0]]
+    good = [int(k) for k in folder.kept.nonzero()[0]]
     split = folder.split
     for name, rows in zip(FILES, ([k for k in good if k < split], [k for k in good if k >= split]), strict=True):
         frames = [{"img_id": k, "aud_id": k, "transform_matrix": matrices[k].tolist()} for k in rows]
@@ -36,7 +36,7 @@ def run(folder: Folder, progress: Progress) -> None:
 
 
 def verify(folder: Folder) -> None:
-    """Both files, every frame with a face in exactly one of them."""
+    """Both files, every frame to learn from in exactly one of them."""
     remedy = f"run: vivavoce prepare {folder.path} --only cameras"
     numbers: list[int] = []
     for name in FILES:
@@ -48,8 +48,8 @@ def verify(folder: Folder) -> None:
             raise InputError(path, f"missing or not a transforms file ({type(error).__name__})", remedy) from error
         if not frames:
             raise InputError(path, "no frame with a face in this part of the video", "use a longer video that shows the face to its end")
-    if sorted(numbers) != [int(k) for k in folder.faces.nonzero()[0]]:
-        raise InputError(folder.file(FILES[0]), "its frames are not those with a face", remedy)
+    if sorted(numbers) != [int(k) for k in folder.kept.nonzero()[0]]:
+        raise InputError(folder.file(FILES[0]), "its frames are not those with a face in a kept shot", remedy)
 
 
-STEP = Step("cameras", 9, 1, ("landmarks", "tracking"), FILES, run, verify)
+STEP = Step("cameras", 9, 1, ("landmarks", "shots", "tracking"), FILES, run, verify)

@@ -7,9 +7,11 @@ The layout is that of the AD-NeRF lineage (`aud.wav, ori_imgs/%d.jpg, parsing/%d
     size       [height, width] of ori_imgs
     rate       25
     frames     number of frames
-    split      frames before this one train, the rest is held out (10/11 of all)
+    split      frames before this one train, the rest is held out (10/11 of those used)
     crop       [x, y, side] of the square cut out of the source video in its pixels, null = the whole picture
     faces      one 0/1 a frame: 1 = a face was found; a frame without a face keeps its number
+    shots      [first frame, last frame, "kept" or why it is not used] one after another, from the first frame to the last
+    jumps      frames at which a new shot begins in one step (a cut)
     options    what the folder was made with
     artefacts  name -> step, version, inputs (name -> digest), digest, done
 """
@@ -20,10 +22,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,10 @@ import numpy as np
 from vivavoce.types import InputError
 
 PART = ".part-"  # prefix of a file that is not whole yet; hidden, so that globs of older tools do not see it
-LISTED = 16  # artefacts of more files than this are told apart by names and sizes, smaller ones by content
-
 PATIENCE = 1.0  # s waited for a lock: the workers of a killed run end at once, but not in no time
 ORDER = ("id", "video", "options", "artefacts", "size", "rate", "frames", "split", "crop", "face", "faces")  # clip.json begins with these
+LISTED = 16  # artefacts of more files than this are told apart by names and sizes, smaller ones by content
+
 
 @dataclass(frozen=True)
 class Options:
@@ -54,9 +56,9 @@ class Folder:
         self.path = Path(path)
         self.options = options or Options()
         self.clip: dict[str, Any] = {}
+        self.writing = threading.RLock()
         self.read()
 
-        self.writing = threading.RLock()
     def read(self) -> None:
         """Take clip.json as it is on disk now."""
         if self.json.exists():
@@ -102,6 +104,20 @@ class Folder:
     def faces(self) -> np.ndarray:
         """[frames] bool: a face was found in this frame."""
         return np.array(self._known("faces"), dtype=bool)
+
+    @property
+    def used(self) -> np.ndarray:
+        """[frames] bool: in a shot that is kept; every frame while the shots are not known."""
+        out, shots = np.ones(self.frames, dtype=bool), self.clip.get("shots")
+        if shots and shots[-1][1] == len(out) - 1:  # else they are those of the video before this one
+            for first, last, why in shots:
+                out[first : last + 1] = why == "kept"
+        return out
+
+    @property
+    def kept(self) -> np.ndarray:
+        """[frames] bool: with the person's face and in a shot that is kept, so fit to learn from."""
+        return self.faces & self.used
 
     def file(self, *parts: str) -> Path:
         """A path inside the folder."""
@@ -220,10 +236,6 @@ class Folder:
             yield
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in constant memory."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 def _place(entry: tuple[str, Any]) -> tuple[int, str]:
     """Where a key stands in clip.json: steps that run side by side set them in any order."""
     return (ORDER.index(entry[0]) if entry[0] in ORDER else len(ORDER)), entry[0]
@@ -245,3 +257,7 @@ def _locked(handle: int) -> bool:
     return True
 
 
+def sha256(path: Path) -> str:
+    """Of a file's content, in constant memory."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

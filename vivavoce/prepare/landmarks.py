@@ -2,8 +2,7 @@
 
 `ori_imgs/%d.lms` (68 lines `x y`, px), `landmarks.npy` float32 [T,478,3] (px, z in the same scale), `blendshapes.npy` float32
 [T,52]. A frame without a face has no `.lms`, NaN in the arrays and 0 in clip.json's `faces`; it keeps its number. Of several
-faces the main one is followed: the one that the frames were cut around. Frames at which it jumps (a cut in the film) are
-listed in clip.json as `jumps`.
+faces the main one is followed: the one that the frames were cut around.
 
 Frames are worked on in runs of 250 that know nothing of each other, so several threads share them, a killed run goes on with
 the runs that are left, and the result is the same however the work was interrupted.
@@ -28,7 +27,6 @@ RUN = 10 * FPS  # frames of one run
 SETTLE = 2  # times the mesh net looks again at a face just detected: its square then fits as in the frames that follow
 NEAR = 1.0  # main face: within this many face heights of its usual place
 ALIKE = (0.4, 2.5)  # and between these shares of its usual height
-JUMP = 0.25  # face heights from one frame to the next that no head moves in 40 ms
 FEWEST = FPS  # frames with a face
 
 
@@ -94,8 +92,6 @@ def join(folder: Folder, runs: list[Path]) -> None:
     """Write the artefacts from the runs; raises InputError when hardly any frame has a face."""
     total = folder.frames
     faces, at = np.zeros(total, bool), 0
-    previous: np.ndarray | None = None
-    jumps: list[int] = []
     shape, width = (total, regions.POINTS, 3), len(regions.BLENDSHAPES)
     with (
         folder.whole("landmarks.npy") as one,
@@ -112,25 +108,17 @@ def join(folder: Folder, runs: list[Path]) -> None:
                 faces[k] = bool(np.isfinite(row).all())
                 if faces[k]:
                     write_lms(folder, k, regions.landmarks68(row))
-                    jumps += [k] if previous is not None and jumped(previous, row) else []
-                previous = row if faces[k] else None
             at += len(points)
         if faces.sum() < FEWEST:
             cause = f"a face in {int(faces.sum())} of {total} frames"
             raise InputError(folder.clip["video"]["file"], cause, "give a video in which one person faces the camera")
-    folder.update(faces=[int(f) for f in faces], jumps=jumps)
+    folder.update(faces=[int(f) for f in faces])
 
 
 def write_lms(folder: Folder, frame: int, points: np.ndarray) -> None:  # [68,2] px
     """One frame's 68 points as text."""
     with folder.whole("ori_imgs", f"{frame}.lms") as part:
         part.write_text("".join(f"{x:f} {y:f}\n" for x, y in points), "ascii")
-
-
-def jumped(before: np.ndarray, after: np.ndarray) -> bool:  # [478,3] px
-    """The face moved or changed size more between two neighbouring frames than a head can."""
-    height = np.ptp(before[:, 1])
-    return bool(np.linalg.norm((after - before)[:, :2], axis=1).mean() > JUMP * height)
 
 
 def verify(folder: Folder) -> None:

@@ -59,7 +59,7 @@ def run(folder: Folder, progress: Progress) -> None:
         raise InputError(f"--tracker {folder.options.tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
     read = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
     blendshapes = torch.from_numpy(np.load(folder.file("blendshapes.npy"), allow_pickle=False))
-    found = track(lambda rows: torch.from_numpy(read(rows.numpy())), torch.from_numpy(folder.faces), folder.size, progress=progress)
+    found = track(lambda rows: torch.from_numpy(read(rows.numpy())), torch.from_numpy(folder.kept), folder.size, progress=progress)
     with folder.whole("track_params.pt") as part:
         torch.save({k: v.contiguous().clone() for k, v in parameters(found, blendshapes).items()}, part)
     error = float(found.error[found.found].median())
@@ -84,8 +84,8 @@ def verify(folder: Folder) -> None:
         better = "use a video with a larger, sharper, frontal face"
         if float(seen.median()) > WORST * folder.size[0]:
             raise InputError(path, f"the mesh lies {float(seen.median()):.1f} px off the face", better)
-        if float(table["found"].float().mean()) < LEAST:
+        if float(table["found"][torch.from_numpy(folder.used)].float().mean()) < LEAST:
             raise InputError(path, "more than half of the frames show no face", better)
 
 
-STEP = Step("tracking", 8, 2, ("landmarks",), ("track_params.pt",), run, verify, ("tracker",))
+STEP = Step("tracking", 8, 2, ("landmarks", "shots"), ("track_params.pt",), run, verify, ("tracker",))
