@@ -12,7 +12,10 @@ frames brought onto each other. A frame in which the registration fails takes th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from vivavoce.face import regions
 from vivavoce.nn.torso import spline
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.background import labels_of
-from vivavoce.prepare.parallel import each
+from vivavoce.prepare.parallel import each, spread
 from vivavoce.prepare.rows import opened, writing
 from vivavoce.types import InputError
 
@@ -263,6 +266,23 @@ def settled(rows: np.ndarray, good: NDArray[np.bool_]) -> np.ndarray:  # [T,2,3+
     return np.asarray(rows[nearest])
 
 
+def chaser(path: Path, model: Canonical) -> Callable[[int], tuple[int, Floats, Floats]]:
+    """What follows the body through a run of frames of the folder, each from the one before."""
+    folder = Folder(path)
+
+    def chase(first: int) -> tuple[int, Floats, Floats]:  # -> first, [n,2,3+64], [n] how much agrees
+        rows, shares, previous = [], [], np.eye(3)
+        for k in range(first, min(first + RUN, folder.frames)):
+            levels = pyramid(small(folder.image(k)))
+            matrix, share = follow(model, levels, previous)
+            previous = matrix if share > SHARE else previous
+            rows.append(np.concatenate([matrix[:2], model.bend(levels[0], matrix).reshape(2, -1)], 1).astype(np.float32))
+            shares.append(share)
+        return first, np.stack(rows), np.array(shares, np.float32)
+
+    return chase
+
+
 def run(folder: Folder, progress: Progress) -> None:
     """The canonical picture from frames spread over the clip, then every frame after the one before."""
     if folder.file("body.npy").is_file():
@@ -279,21 +299,17 @@ def run(folder: Folder, progress: Progress) -> None:
     model = canonical(pictures, list(each(cloth, chosen)))
     rows, good = np.zeros((count, 2, COLUMNS), np.float32), np.zeros(count, bool)
 
-    def chase(first: int) -> list[tuple[Floats, float]]:
-        """A run of frames, each from the one before."""
-        assert model is not None
-        out, previous = [], np.eye(3)
-        for k in range(first, min(first + RUN, count)):
-            levels = pyramid(small(folder.image(k)))
-            matrix, share = follow(model, levels, previous)
-            previous = matrix if share > SHARE else previous
-            out.append((np.concatenate([matrix[:2], model.bend(levels[0], matrix).reshape(2, -1)], 1).astype(np.float32), share))
-        return out
+    done = 0
 
-    runs = each(chase, range(0, count, RUN)) if model is not None else iter(())
-    for k, (row, share) in enumerate(found for run in runs for found in run):
-        rows[k], good[k] = row, share > SHARE
-        progress(k + 1, count)
+    def heard(found: tuple[int, Floats, Floats]) -> None:
+        nonlocal done
+        part = slice(found[0], found[0] + len(found[2]))
+        rows[part], good[part] = found[1], found[2] > SHARE
+        done += len(found[2])
+        progress(done, count)
+
+    if model is not None:
+        spread(partial(chaser, folder.path, model), range(0, count, RUN), count, heard)
     with folder.whole("body.npy") as part, writing(part, rows.shape, np.float32) as add:
         add(settled(rows, good))
     folder.update(body={"followed": int(good.sum())})
