@@ -16,13 +16,14 @@ from torch import Tensor
 
 from vivavoce.face import mesh as canonical
 from vivavoce.face import regions
-from vivavoce.face.pose import LINEAGE, cross_matrix, matrix_from_axis
+from vivavoce.face.pose import LINEAGE, axis_from_matrix, cross_matrix, matrix_from_axis
 from vivavoce.types import Camera
 
 COMPOSITED = ("gt_imgs", "com_imgs")  # where frames over the plate lie, the first that is there
 FITTED = 200  # frames that the mesh is laid onto
 LARGER = 0.15  # of the canonical head: standard deviation of the log of a person's size
 APART = 0.03  # metres: standard deviation of the place of the lineage's origin in ours; it lies in the head's middle
+TURNED, AWAY = 0.6, 0.15  # rad, metres: no tracker's head is turned or moved so far against the canonical one
 OPEN = 95  # percentile of the eye's height that counts as open
 SHUT = 0.35  # of that height: landmarks of a shut eye still lie apart
 
@@ -55,7 +56,7 @@ def vertices(table: dict[str, Any]) -> Tensor | None:  # track_params.pt -> [V,3
     return found.float().mean(0) / LINEAGE if found.ndim == 3 else found.float() if found.ndim == 2 else None
 
 
-def laid_on(landmarks: Tensor, camera: Camera) -> tuple[Tensor, float]:
+def laid_on(landmarks: Tensor, camera: Camera) -> tuple[Tensor, float] | None:
     """The canonical face, moved, turned and scaled until its 68 points lie on the landmarks: one mesh for all frames.
 
     A head that hardly turns does not show how far its parts lie from its origin, so size and origin are held near those of a
@@ -64,7 +65,8 @@ def laid_on(landmarks: Tensor, camera: Camera) -> tuple[Tensor, float]:
     Args:
         landmarks: [T,68,2] px. camera: T rows, of any tracker whose lengths are metres and whose origin lies in the head.
     Returns:
-        [468,3] metres in head space, and the root mean square distance left, px.
+        [468,3] metres in head space, and the root mean square distance left, px; None when what fits best is no head: upside
+        down, far from the origin, or of a child's or a giant's size.
     """
     rows = torch.linspace(0, len(camera) - 1, min(len(camera), FITTED)).long()
     seen, view = landmarks[rows].double(), camera[rows].to(torch.float64)
@@ -89,6 +91,8 @@ def laid_on(landmarks: Tensor, camera: Camera) -> tuple[Tensor, float]:
         turn, place, size = matrix_from_axis(step[:3]) @ turn, place + step[3:6], size + float(step[6])
         if float(step.abs().max()) < 1e-8:
             break
+    if float(axis_from_matrix(turn[None]).norm()) > TURNED or float(place.norm()) > AWAY or abs(size) > 4 * LARGER:
+        return None
     left = _residuals(float(np.exp(size)) * points @ turn.t() + place, seen, view)[0]
     return (float(np.exp(size)) * whole @ turn.t() + place).float(), float(left.square().sum(2).mean().sqrt())
 

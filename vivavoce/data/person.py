@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vivavoce.data import lineage
+from vivavoce.data import features, lineage
 from vivavoce.data.rowcache import RowCache
 from vivavoce.face import regions
 from vivavoce.face.pose import camera_from_transform, motion_from_camera
 from vivavoce.media import audio, read_image
-from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
+from vivavoce.types import HOP, STEPS, Camera, Clip, InputError, Motion, Rows
 
 MOUTH_MARGIN = 0.35  # of the lips' box, on each side
 LAST = 3  # frames that another tool's table may lack at its end
@@ -37,7 +37,7 @@ class Person:
         folder: made by `vivavoce prepare`, or by an older repository of the lineage.
         size: longest side of the images, px; None keeps the folder's. Cameras and landmarks are scaled with them.
         split: "train", "val" (the last 1/11, never trained on) or "all".
-        speech: encoder whose features (`aud_<speech>.npy`) are read.
+        speech: encoder whose features are read, from `aud_<speech>.npy` or the lineage's file (`data/features.py`).
         window: (past, future) 50 Hz steps a row of speech holds.
         target: "plate" (frames with the background plate pasted, what the lineage trains on) or "original".
         device: where Clips are made; a GPU holds the images itself when they fit.
@@ -93,11 +93,11 @@ class Person:
         if found is not None and len(found) == regions.MESH:
             return found
         rows = self.rows[torch.linspace(0, len(self) - 1, min(len(self), lineage.FITTED)).long()]
-        mesh, error = lineage.laid_on(self._read_landmarks(rows), self._read_camera(rows))
-        if error > FARTHEST * max(self.size):
-            cause = f"the landmarks lie {error:.1f} px off any head seen by these cameras"
+        laid = lineage.laid_on(self._read_landmarks(rows), self._read_camera(rows))
+        if laid is None or laid[1] > FARTHEST * max(self.size):
+            cause = "its cameras and the landmarks (ori_imgs/%d.lms) do not belong to one head"
             raise InputError(self.folder / "transforms_train.json", cause, "prepare its video anew: vivavoce prepare VIDEO --folder NEW")
-        return mesh
+        return laid[0]
 
     @cached_property
     def background(self) -> Tensor:  # [3,H,W]
@@ -132,9 +132,8 @@ class Person:
         past, future = self.window
         steps = self._speech
         places = 2 * index[:, None] - past + torch.arange(past + future)
-        inside = (places >= 0) & (places < 2 * len(steps))
-        flat = steps.reshape(-1, steps.shape[-1])
-        rows = torch.from_numpy(flat[places.clamp(0, len(flat) - 1).numpy()].astype(np.float32))
+        inside = (places >= 0) & (places < len(steps))
+        rows = torch.from_numpy(steps[places.clamp(0, len(steps) - 1).numpy()].astype(np.float32))
         return rows * inside[..., None]
 
     def _read_audio(self, index: Tensor) -> Tensor:
@@ -207,14 +206,12 @@ class Person:
             raise InputError(path, f"cannot be read ({type(error).__name__})", self._remedy("tracking")) from error
 
     @cached_property
-    def _speech(self) -> Any:  # [T,2,D] float16, memory-mapped
-        path = self._file(f"aud_{self.speech}.npy", "speech")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.ndim == 2:  # seed 000 writes one row a frame
-            array = np.repeat(array[:, None], 2, axis=1)
-        elif array.shape[1] == 16:  # the lineage's windows: row t holds steps 2t - 8 .. 2t + 7
-            array = array[:, 8:10]
-        return array
+    def _speech(self) -> Any:  # [S,D] steps of 20 ms, memory-mapped where the file is in our form
+        path, remedy = features.find(self.folder, self.speech), f"{self._remedy('speech')} --speech {self.speech}"
+        steps = features.steps(features.read(path, remedy))
+        if len(steps) < STEPS * (int(self.rows[-1]) + 1 - LAST):
+            raise InputError(path, f"features of {len(steps) // STEPS} frames, not of {int(self.rows[-1]) + 1}", remedy)
+        return steps
 
     @cached_property
     def _audio(self) -> Tensor:

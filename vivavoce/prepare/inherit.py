@@ -21,6 +21,7 @@ from vivavoce.types import FPS, InputError
 
 CAMERAS = ("transforms_train.json", "transforms_val.json")
 LENIENT = ("landmarks", "tracking", "cameras", "units")  # read in the lineage's form by data/person.py too
+ASSUMED = ("shots",)  # older tools know one shot, all of which is used
 FEATURES = {29: "aud_ds.npy", 44: "aud_eo.npy", 1024: "aud_hu.npy"}  # numbers of a step -> the lineage's name of the file
 FOREHEAD = 0.35  # of the height from brows to chin: how far the face goes on above the brows
 
@@ -46,7 +47,7 @@ def inherit(folder: Folder, steps: Sequence[Any]) -> None:
         facts["video"] = _source(folder)
     folder.update(**facts)
     there = [s for s in steps if folder.outputs(s.outputs)]
-    kept = [s for s in there if s.name in LENIENT or fits(s, folder)]
+    kept = [s for s in there if s.name in LENIENT or fits(s, folder)] + [s for s in steps if s.name in ASSUMED and s not in there]
     known = {s.name: {"step": s.name, "version": 0, "inputs": {}, "digest": folder.digest(s.outputs), "done": True} for s in kept}
     folder.update(inherited=[s.name for s in kept], artefacts=known)
 
@@ -61,20 +62,22 @@ def fits(step: Any, folder: Folder) -> bool:
 
 
 def left(folder: Folder, wanted: Sequence[Any], named: Collection[str]) -> list[Any]:
-    """Of the steps wanted those to bring: `named` (none: all that is not inherited) and what they lack of their inputs."""
+    """Of the steps wanted those to bring.
+
+    The steps `named` and what they lack of their inputs; when none is named, all that is missing, but for what could only be made
+    by making something inherited again.
+    """
     if "inherited" not in folder.clip:
         return list(wanted)
     inherited = folder.clip["inherited"]
-    whole = {s.name for s in wanted if s.name in inherited and fits(s, folder)}
     by_name = {s.name: s for s in wanted}
+    whole = {n for n in inherited if n in by_name and (n in ASSUMED or fits(by_name[n], folder))} - (set(named) & set(ASSUMED))
     settled = whole | {name for name in inherited if name in LENIENT}
-    ahead = list(named or by_name.keys() - settled)
     out: set[str] = set()
-    while ahead:
-        name = ahead.pop()
-        if name in by_name and name not in out | whole:
-            out.add(name)
-            ahead += by_name[name].inputs
+    for name in named or [name for name in by_name if name not in settled]:
+        needed = _with_inputs(name, by_name, whole)
+        if named or not needed & settled:
+            out |= needed
     if "frames" in out:
         cause = "pictures were lost or added since the folder was taken over"
         raise InputError(folder.file("ori_imgs"), cause, f"put them back, or remove {folder.json.name} and run the same command")
@@ -82,6 +85,18 @@ def left(folder: Folder, wanted: Sequence[Any], named: Collection[str]) -> list[
     kept = {name: record for name, record in records.items() if name not in out or name not in inherited}
     folder.update(inherited=[name for name in inherited if name not in out], artefacts=kept)
     return [s for s in wanted if s.name in out]
+
+
+def _with_inputs(name: str, by_name: dict[str, Any], whole: Collection[str]) -> set[str]:
+    """The step and those it reads, directly or not, as far as they are not whole."""
+    out: set[str] = set()
+    ahead = [name]
+    while ahead:
+        one = ahead.pop()
+        if one in by_name and one not in out | set(whole):
+            out.add(one)
+            ahead += by_name[one].inputs
+    return out
 
 
 def _faces(folder: Folder, frames: int) -> tuple[list[int], list[float]]:
