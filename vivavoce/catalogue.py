@@ -12,9 +12,10 @@ FILE = Path(__file__).with_suffix(".toml")
 
 @dataclass(frozen=True)
 class Url:
-    """A file at an address."""
+    """A file at an address, or a member of the zip or tar there."""
 
     url: str
+    member: str = ""
 
 
 @dataclass(frozen=True)

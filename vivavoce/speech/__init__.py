@@ -1,4 +1,4 @@
-"""Audio -> speech features, one file an encoder; the same result live in 20 ms chunks and offline.
+"""Audio -> speech features, one file an encoder (or a family of them); the same result live in 20 ms chunks and offline.
 
 Every encoder makes feature steps at 50 Hz (two a frame), from a stream: `push` takes any number of samples and gives the
 steps that are final. Offline is a stream of one chunk, so nothing can differ. `lookahead` says, in milliseconds, how much
@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Protocol, Self
 
 import torch
@@ -20,7 +21,7 @@ from vivavoce.types import HOP, STEPS, InputError
 
 
 class Encoder(Protocol):
-    """An encoder: module-level `load(device) -> Encoder` in `speech/<name>.py`."""
+    """An encoder: `load(device) -> Encoder` in `speech/<name>.py`; a file of several lists them as `NAMES` and has `load(device, name)`."""
 
     name: str
     dim: int  # D
@@ -36,15 +37,25 @@ class Encoder(Protocol):
         ...
 
 
+@cache
+def _loaders() -> dict[str, Callable[[str | torch.device], Encoder]]:
+    found: dict[str, Callable[[str | torch.device], Encoder]] = {}
+    for name in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        module = importlib.import_module(f"{__name__}.{name}")
+        family = getattr(module, "NAMES", ())
+        found |= {n: partial(module.load, name=n) for n in family} if family else {name: module.load}
+    return found
+
+
 def names() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(_loaders())
 
 
 def load(name: str, device: str | torch.device = "cpu") -> Encoder:
     """The encoder of that name. Raises InputError when it does not exist or its weights cannot be had."""
-    if name not in names():
+    if name not in _loaders():
         raise InputError(name, "no such speech encoder", f"choose from: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}").load(device)
+    return _loaders()[name](device)
 
 
 def encode(encoder: Encoder, audio: Tensor) -> Tensor:  # [N] -> [T,2,D]
