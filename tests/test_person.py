@@ -67,10 +67,26 @@ def test_the_lineages_windowed_and_flat_features_are_read(folder: Path) -> None:
     np.save(folder / "aud_flat.npy", flat)
     speech = Person(folder, speech="flat", window=(0, 2)).clip([2], {"speech"}).speech
     assert speech is not None and speech[0].tolist() == [flat[2].tolist()] * 2
-    steps = np.arange(2 * COUNT + 16, dtype=np.float32)  # step k of the padded sound
-    np.save(folder / "aud_ds.npy", np.stack([steps[2 * t : 2 * t + 16, None] for t in range(COUNT)]))
-    speech = Person(folder, speech="ds", window=(0, 2)).clip([3], {"speech"}).speech
-    assert speech is not None and speech[0, :, 0].tolist() == [2 * 3 + 8, 2 * 3 + 9]
+    steps = np.arange(1, 2 * COUNT + 1, dtype=np.float32).repeat(29).reshape(-1, 29)  # step k is k + 1 in all its numbers
+    padded = np.pad(steps, ((8, 8), (0, 0)))
+    windows = np.stack([padded[2 * t : 2 * t + 16] for t in range(COUNT)])
+    for name, rows in (("aud_ds.npy", COUNT), ("aud_ds.npy", COUNT - 1), ("aud.npy", COUNT)):  # one short, as the lineage's loop may be
+        (folder / "aud_ds.npy").unlink(missing_ok=True)
+        np.save(folder / name, windows[:rows].astype(np.float64))  # what AD-NeRF's script writes
+        person = Person(folder, speech="deepspeech", window=(8, 8))
+        speech = person.clip(slice(0, len(person)), {"speech"}).speech
+        assert speech is not None and np.array_equal(speech.numpy(), windows[person.rows])
+
+
+def test_features_that_do_not_fit_are_told_in_one_line(folder: Path) -> None:
+    for table, cause in (
+        (np.zeros((COUNT - 9, 2, 3), np.float16), f"features of {COUNT - 9} frames"),
+        (np.zeros((COUNT, 16), np.int64), "not .*speech features"),  # RAD-NeRF's labels for --emb
+        (np.zeros((COUNT, 7, 3), np.float32), "not .*speech features"),
+    ):
+        np.save(folder / "aud_deepspeech.npy", table)
+        with pytest.raises(InputError, match=f"{cause}.*--only speech --speech deepspeech"):
+            Person(folder, speech="deepspeech").clip([0], {"speech"})
 
 
 def test_what_is_missing_is_named_with_the_command(folder: Path) -> None:
