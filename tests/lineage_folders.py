@@ -275,7 +275,7 @@ def gene_face(place: Path) -> Maker:
     made.pictures("com_imgs")
     made.features("aud_deepspeech.npy", 29)
     made.features("aud_esperanto.npy", 44)
-    np.save(place / "aud_hubert.npy", np.zeros((2 * COUNT, 1024), np.float32))
+    np.save(place / "aud_hubert.npy", np.repeat(np.repeat(made.truth.opening, 2), 1024).reshape(2 * COUNT, 1024).astype(np.float32))
     np.save(place / "vid_coeff.npy", np.array({"coeff": np.zeros((COUNT, 257), np.float32)}, dtype=object), allow_pickle=True)
     made.cameras(rect=True)
     made.track()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.lineage_folders import COUNT, FAMILIES, SIZE, SPLIT, Maker, ad_nerf, dyn_tet, er_nerf, seed_egs
+from tests.lineage_folders import COUNT, FAMILIES, SIZE, SPLIT, Maker, ad_nerf, dyn_tet, er_nerf, gene_face, seed_egs, talking_gaussian
 from tests.synthetic import FEATURES, LoudnessEncoder
 from vivavoce import registry, speech
+from vivavoce.cli import main
 from vivavoce.data.person import Person
 from vivavoce.face import pose, regions
 from vivavoce.media import read_image
@@ -23,8 +25,8 @@ from vivavoce.types import InputError
 
 pytestmark = pytest.mark.assets  # their heads are made from the canonical face
 
-FEATURE = {"ad_nerf": "", "rad_nerf": "eo", "er_nerf": "ds", "talking_gaussian": "hu", "gaussian_talker": "ds", "seed_egs": "ds"}
-FEATURE |= {"gene_face": "esperanto", "sync_talk": "", "dyn_tet": ""}
+SPEECH = {"rad_nerf": "esperanto", "talking_gaussian": "hubert", "gene_face": "esperanto", "seed_egs": "ds"}
+SPEECH |= {"sync_talk": "whisper", "dyn_tet": "whisper"}  # the others have DeepSpeech; these have no features
 Family = Callable[[Path], Maker]
 
 
@@ -66,10 +68,23 @@ def test_the_mesh_laid_on_lies_on_the_true_head(made: tuple[str, Maker]) -> None
     assert np.abs(seen).mean() < 0.5 and np.linalg.norm(mesh - maker.truth.mesh, axis=1).mean() < 0.006  # px, metres
 
 
+@pytest.mark.parametrize(("family", "encoder", "dim"), [
+    (ad_nerf, "deepspeech", 29), (er_nerf, "esperanto", 44), (talking_gaussian, "hubert", 1024), (seed_egs, "ds", 768),
+    (gene_face, "hubert", 1024),
+])  # fmt: skip
+def test_speech_of_theirs_belongs_to_its_frame(tmp_path: Path, family: Family, encoder: str, dim: int) -> None:
+    maker = family(tmp_path)
+    rows = Person(tmp_path, speech=encoder, window=(2, 2)).clip([4, 20], {"speech"}).speech
+    assert rows is not None and rows.shape == (2, 4, dim)
+    opening = maker.truth.opening
+    expected = [[opening[k - 1], opening[k - 1], opening[k], opening[k]] for k in (4, 20)]
+    assert np.allclose(rows[..., 0], expected, atol=1e-3)
+
+
 def test_each_family_trains(made: tuple[str, Maker], tmp_path: Path, heard: None) -> None:
     """What is missing is told with a command; the command helps; egs_talker trains."""
     name, maker = made
-    feature = FEATURE[name] or "whisper"
+    feature = SPEECH.get(name, "deepspeech")
     method = registry.find("egs_talker").cls
     options = {"size": 48, "split": "train", "speech": feature, "window": method.window}
     needs = method.needs | method.loss_needs | {"torso", "background", "landmarks"}
@@ -79,7 +94,7 @@ def test_each_family_trains(made: tuple[str, Maker], tmp_path: Path, heard: None
             break
         except InputError as error:
             assert error.remedy.startswith(f"run: vivavoce prepare {maker.place} --only ")
-            prepare(maker.place, only=error.remedy.split()[-1])
+            assert main(shlex.split(error.remedy)[2:]) == 0
     person = Person(maker.place, **options)
     assert person.clip([0], needs).missing(needs) == []
     config = registry.configure("egs_talker", "tiny")

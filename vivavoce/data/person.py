@@ -208,9 +208,11 @@ class Person:
     @cached_property
     def _speech(self) -> Any:  # [S,D] steps of 20 ms, memory-mapped where the file is in our form
         path, remedy = features.find(self.folder, self.speech), f"{self._remedy('speech')} --speech {self.speech}"
-        steps = features.steps(features.read(path, remedy))
-        if len(steps) < STEPS * (int(self.rows[-1]) + 1 - LAST):
-            raise InputError(path, f"features of {len(steps) // STEPS} frames, not of {int(self.rows[-1]) + 1}", remedy)
+        table, frames = features.read(path, remedy), int(self.rows[-1]) + 1
+        by_step = table.ndim == 2 and len(table) > 1.5 * frames  # GeneFace's HuBERT: a row a step, not a frame
+        steps = table if by_step else features.steps(table)
+        if len(steps) < STEPS * (frames - LAST):
+            raise InputError(path, f"features of {len(steps) // STEPS} frames, not of {frames}", remedy)
         return steps
 
     @cached_property

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vivavoce.data import features
 from vivavoce.media import probe
 from vivavoce.prepare.folder import Folder, sha256
 from vivavoce.types import FPS, InputError
@@ -22,7 +23,6 @@ from vivavoce.types import FPS, InputError
 CAMERAS = ("transforms_train.json", "transforms_val.json")
 LENIENT = ("landmarks", "tracking", "cameras", "units")  # read in the lineage's form by data/person.py too
 ASSUMED = ("shots",)  # older tools know one shot, all of which is used
-FEATURES = {29: "aud_ds.npy", 44: "aud_eo.npy", 1024: "aud_hu.npy"}  # numbers of a step -> the lineage's name of the file
 FOREHEAD = 0.35  # of the height from brows to chin: how far the face goes on above the brows
 
 
@@ -114,10 +114,11 @@ def _faces(folder: Folder, frames: int) -> tuple[list[int], list[float]]:
 
 def keep_sound(folder: Folder) -> None:
     """A second name for the sound and the features, which steps will write in our form."""
-    features = folder.file("aud.npy")
-    if features.is_file():
-        table = np.load(features, mmap_mode="r", allow_pickle=False)
-        _link(features, folder.file(FEATURES.get(table.shape[-1], "aud_lineage.npy")))
+    plain = folder.file("aud.npy")
+    if plain.is_file():
+        width = features.read(plain).shape[-1]
+        named = next((form.file for form in features.LINEAGE.values() if form.dim == width), "aud_lineage.npy")
+        _link(plain, folder.file(named))
     if folder.file("aud.wav").is_file():
         _link(folder.file("aud.wav"), folder.file("aud_source.wav"))
 
