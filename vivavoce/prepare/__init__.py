@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import importlib
 import pkgutil
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,12 +152,14 @@ def bring(step: Step, folder: Folder, progress: Progress) -> bool:
     if not same:
         _remove(step, folder)
     folder.record(step.name, {**wanted, "digest": "", "done": False})
+    begun = time.monotonic()
     step.run(folder, progress)
     if _whole(step, folder):  # files kept from an earlier run may be what is wrong: once more from nothing
         _remove(step, folder)
         step.run(folder, progress)
         step.verify(folder)
-    folder.record(step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True})
+    seconds = round(time.monotonic() - begun, 2)
+    folder.record(step.name, {**wanted, "digest": folder.digest(step.outputs), "done": True, "seconds": seconds})
     return True
 
 
@@ -204,11 +207,12 @@ def prepare(
     speech: Sequence[str] | None = None,
     progress: Report | None = None,
     size: int | None = None,
+    force: bool | None = None,
 ) -> Path:
     """Make (or finish, or bring up to date) the person folder of a video; gives the folder.
 
     `video`: a video file, or a folder prepared before. `folder`: where to; default: a folder named as the video, beside it.
-    `task`, `only`: these steps and what they read; default: all. `tracker`, `speech`, `size`: see `Options`; None = as the
+    `task`, `only`: these steps and what they read; default: all. `tracker`, `speech`, `size`, `force`: see `Options`; None = as the
     folder was made, or the default. `progress(step, done, total)` is called as the work goes on.
     Raises InputError for a video or folder that cannot be used, a full disk, or a folder another run is at work in.
     """
@@ -223,7 +227,7 @@ def prepare(
         where = Folder(at)
         with where.lock():
             try:
-                _work(where, source, wanted, named, where.options_for(tracker, speech, size), progress)
+                _work(where, source, wanted, named, where.options_for(tracker, speech, size, force), progress)
             except InputError:
                 if source is not None:
                     where.abandon(source)  # while the folder is ours: another run may be waiting for it

@@ -12,8 +12,10 @@ The layout is that of the AD-NeRF lineage (`aud.wav, ori_imgs/%d.jpg, parsing/%d
     faces      one 0/1 a frame: 1 = a face was found; a frame without a face keeps its number
     shots      [first frame, last frame, "kept" or why it is not used] one after another, from the first frame to the last
     jumps      frames at which a new shot begins in one step (a cut)
+    checks     verdicts on the clip: name, what, value, limit, verdict (pass, warn, refuse), advice
+    sync       offset (s, > 0: the sound is late), confidence, correlation, curve (correlation at lags of -15 to 15 frames)
     options    what the folder was made with
-    artefacts  name -> step, version, inputs (name -> digest), digest, done
+    artefacts  name -> step, version, inputs (name -> digest), digest, done, seconds (of the last run)
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class Options:
     tracker: str = "mesh"
     speech: tuple[str, ...] = ("whisper",)
     size: int = 512  # px, side of ori_imgs when the video has to be cut
+    force: bool = False  # go on with a clip that the checks refuse
 
 
 class Folder:
@@ -207,12 +210,13 @@ class Folder:
         with suppress(OSError):  # the video itself may lie here
             self.path.rmdir()
 
-    def options_for(self, tracker: str | None, speech: Sequence[str] | None, size: int | None) -> Options:
+    def options_for(self, tracker: str | None, speech: Sequence[str] | None, size: int | None, force: bool | None = None) -> Options:
         """The options asked for; what is not asked stays as the folder was made. Speech encoders add up."""
         kept = self.clip.get("options", {})
         asked = [speech] if isinstance(speech, str) else list(speech or ())
         encoders = tuple(dict.fromkeys([*asked, *kept.get("speech", ())])) or Options.speech
-        return Options(tracker or kept.get("tracker", Options.tracker), encoders, int(size or kept.get("size", Options.size)))
+        forced = bool(kept.get("force", False) if force is None else force)
+        return Options(tracker or kept.get("tracker", Options.tracker), encoders, int(size or kept.get("size", Options.size)), forced)
 
     def choose(self, options: Options) -> None:
         """Take these options and note them."""
