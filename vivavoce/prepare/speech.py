@@ -57,7 +57,7 @@ def encode(folder: Folder, name: str, progress: Progress) -> None:
 def for_lineage(folder: Folder, name: str) -> None:
     """An encoder's features in the lineage's form, from ours: as float32, and in windows of 16 steps where it has them so."""
     form, table = features.LINEAGE[name], features.read(features.find(folder.path, name))
-    rows = features.steps(table)
+    rows = features.steps(table)[: folder.frames * STEPS]
     past = features.PAST if form.rows > STEPS else 0
     windows = speech.Windows(past, form.rows - past, form.dim)
     with folder.whole(form.file) as part, writing(part, (folder.frames, form.rows, form.dim), np.float32) as append:
