@@ -42,10 +42,23 @@ def _half_axes(i: int, quaternions: Floats, scales: Floats, turn: Floats, axes: 
 
 
 @njit(inline="always", **OPTIONS)
-def _limits(focal: Floats, center: Floats, axis: int, length: int) -> tuple[float, float]:
-    """Range of x/z (axis 0, length = width) or y/z for which the Jacobian is taken as it is."""
-    beyond = F(GUARD * 0.5) * F(length) / focal[axis]
-    return -center[axis] / focal[axis] - beyond, (F(length) - center[axis]) / focal[axis] + beyond
+def _place(i: int, means: Floats, turn: Floats) -> tuple[float, float, float]:
+    """Splat i's mean in the camera, whose rows are turn [4,4]."""
+    x, y, z = means[i, 0], means[i, 1], means[i, 2]
+    return (
+        turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + turn[0, 3],
+        turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + turn[1, 3],
+        turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + turn[2, 3],
+    )
+
+
+@njit(inline="always", **OPTIONS)
+def _slope(across: float, z: float, focal: Floats, center: Floats, axis: int, length: int) -> tuple[float, bool]:
+    """x/z (axis 0, length = width) or y/z, kept where the Jacobian still holds, and whether it lay there by itself."""
+    slope, beyond = across / z, F(GUARD * 0.5) * F(length) / focal[axis]
+    low = -center[axis] / focal[axis] - beyond
+    high = (F(length) - center[axis]) / focal[axis] + beyond
+    return min(max(slope, low), high), (slope >= low) & (slope <= high)
 
 
 @njit(parallel=True, **OPTIONS)
@@ -65,14 +78,11 @@ def project(
     for i in prange(len(means)):
         b = i // each
         turn = view[b]
-        x = turn[0, 0] * means[i, 0] + turn[0, 1] * means[i, 1] + turn[0, 2] * means[i, 2] + turn[0, 3]
-        y = turn[1, 0] * means[i, 0] + turn[1, 1] * means[i, 1] + turn[1, 2] * means[i, 2] + turn[1, 3]
-        deep = turn[2, 0] * means[i, 0] + turn[2, 1] * means[i, 1] + turn[2, 2] * means[i, 2] + turn[2, 3]
+        x, y, deep = _place(i, means, turn)
         ahead = deep > F(NEAR)
         z = deep if ahead else F(1)
-        low_x, high_x = _limits(focal[b], center[b], 0, width)
-        low_y, high_y = _limits(focal[b], center[b], 1, height)
-        slope_x, slope_y = min(max(x / z, low_x), high_x), min(max(y / z, low_y), high_y)
+        slope_x, _ = _slope(x, z, focal[b], center[b], 0, width)
+        slope_y, _ = _slope(y, z, focal[b], center[b], 1, height)
         axes = np.empty((3, 3), np.float32)
         _half_axes(i, quaternions, scales, turn, axes)
         zoom_x, zoom_y = focal[b, 0] / z, focal[b, 1] / z
@@ -134,17 +144,14 @@ def project_grad(
     for i in prange(len(means)):
         b = i // each
         turn = view[b]
-        x = turn[0, 0] * means[i, 0] + turn[0, 1] * means[i, 1] + turn[0, 2] * means[i, 2] + turn[0, 3]
-        y = turn[1, 0] * means[i, 0] + turn[1, 1] * means[i, 1] + turn[1, 2] * means[i, 2] + turn[1, 3]
-        z = turn[2, 0] * means[i, 0] + turn[2, 1] * means[i, 1] + turn[2, 2] * means[i, 2] + turn[2, 3]
+        x, y, z = _place(i, means, turn)
         axes, turned = np.empty((3, 3), np.float32), np.empty((3, 3), np.float32)
         norm = _half_axes(i, quaternions, scales, turn, axes)
         to_x, to_y, to_z = F(0), F(0), pull[2][i]
         to_xx, to_xy, to_yy = _covariance_grad(conics[i], pull[1][i])  # each already times 2
         if z > F(NEAR):
-            low_x, high_x = _limits(focal[b], center[b], 0, width)
-            low_y, high_y = _limits(focal[b], center[b], 1, height)
-            slope_x, slope_y = min(max(x / z, low_x), high_x), min(max(y / z, low_y), high_y)
+            slope_x, free_x = _slope(x, z, focal[b], center[b], 0, width)
+            slope_y, free_y = _slope(y, z, focal[b], center[b], 1, height)
             zoom_x, zoom_y = focal[b, 0] / z, focal[b, 1] / z
             to_slope_x, to_slope_y, to_zoom_x, to_zoom_y = F(0), F(0), F(0), F(0)
             for j in range(3):
@@ -165,9 +172,9 @@ def project_grad(
             to_zoom_x, to_zoom_y = to_zoom_x + to_u * x, to_zoom_y + to_v * y
             to_x, to_y = to_u * zoom_x, to_v * zoom_y
             to_z -= (to_zoom_x * zoom_x + to_zoom_y * zoom_y) / z
-            if (x / z >= low_x) & (x / z <= high_x):
+            if free_x:
                 to_x, to_z = to_x + to_slope_x / z, to_z - to_slope_x * x / (z * z)
-            if (y / z >= low_y) & (y / z <= high_y):
+            if free_y:
                 to_y, to_z = to_y + to_slope_y / z, to_z - to_slope_y * y / (z * z)
         else:
             turned[:] = F(0)
