@@ -21,12 +21,15 @@ from typing import Any, BinaryIO
 _work: Callable[[Any], Any] | None = None
 
 
-def _run(make: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
-    """One item in a worker."""
+def _run(make: Callable[[], Callable[[Any], Any]], item: Any) -> bytes:
+    """One item in a worker; the answer as it is sent."""
     global _work
-    if _work is None:
-        _work = make()
-    return _work(item)
+    try:
+        if _work is None:
+            _work = make()
+        return pickle.dumps((True, _work(item)))
+    except Exception as error:
+        return _sendable(error)
 
 
 def _alone() -> None:
@@ -43,7 +46,7 @@ def _end_with(source: BinaryIO) -> None:
     os._exit(0)
 
 
-def _sendable(error: BaseException) -> bytes:
+def _sendable(error: Exception) -> bytes:
     try:
         pickle.loads(whole := pickle.dumps((False, error)))
         return whole
@@ -63,11 +66,11 @@ def main() -> None:
         watch = threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True)
         watch.start()
         for future in as_completed(futures):
-            error = future.exception()
-            answers.write(_sendable(error) if error is not None else pickle.dumps((True, future.result())))
-            answers.flush()
-            if error is not None:
+            if future.exception() is not None:  # a worker is lost: without an answer the other side knows
                 break
+            answers.write(future.result())
+            answers.flush()
+        answers.close()
         watch.join()
 
 
