@@ -51,6 +51,7 @@ EARLY = 3  # frames: mouths open before they sound and shut after
 GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
 OPEN = (0.0005, 0.0020)  # metres of a source's lip gap: below its mouth rests as it is, above as closed mouths rest
 FREED, HELD = 0.4, 0.25  # most the gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
+TASTE = ("strength", "sway", "seed")  # settings that training does not decide
 BLINK = 0.7  # blink score of shut eyes
 FAST, SLOW = 0.35, 0.04  # shares a frame takes in the running means of the voice's strength
 NOD, RAISE = 0.03, 0.25  # rad of pitch and score of raised brows, at full emphasis
@@ -66,7 +67,7 @@ class Config:
     future: int = 4  # steps heard from the frame's first on: 80 ms of latency beside the encoder's
     hidden: int = 96  # channels
     dropout: float = 0.3  # share of the channels dropped in training
-    strength: float = 1.25  # of the mouth's movement; 1 is the least error, which mumbles: people whose lips move 0.6 as far
+    strength: float = 1.6  # of the mouth's movement; 1 is the least error, which mumbles: its lips move 0.6 as far as people's
     sway: float = 1.0  # of the head's movement
     steps: int = 2200  # training steps
     batch: int = 280  # frames a step
@@ -135,7 +136,7 @@ class SpeechMotion(Generator):
             known = sorted(p.stem.removeprefix("speech_motion_") for p in WEIGHTS.glob("speech_motion_*.safetensors"))
             raise InputError(f"speech_motion for {speech}", "no weights come with vivavoce", f"there are some for: {', '.join(known)}")
         with safe_open(path, "pt") as file:
-            config = Config(**{**json.loads(file.metadata()["config"]), "seed": seed})
+            config = Config(**{k: v for k, v in json.loads(file.metadata()["config"]).items() if k not in TASTE} | {"seed": seed})
             state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         method = cls(config)
         method.load_state_dict(state)
