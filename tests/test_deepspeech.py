@@ -39,6 +39,11 @@ def listed(array: NDArray[np.float32]) -> bytes:
     return field(5, array.tobytes())
 
 
+def equal(array: NDArray[np.float32]) -> bytes:
+    """One `float_val` for all: how TensorFlow writes a constant whose values are all the same."""
+    return field(5, array.ravel()[:1].tobytes())
+
+
 def single(array: NDArray[np.float32]) -> bytes:
     """`float_val`, one field a number: the other form that protobuf allows."""
     return b"".join(varint(5 << 3 | 5) + struct.pack("<f", v) for v in array.ravel())
@@ -64,13 +69,15 @@ def weights(old: bool = False) -> dict[str, NDArray[np.float32]]:
     found = {n: random.normal(0, 1.5 / s[0] ** 0.5, s) for n, s in shapes.items()}
     found |= {f"b{n}": random.normal(0, 0.3, found[f"h{n}"].shape[1]) for n in (1, 2, 3, 5, 6)}
     found |= {f"bidirectional_rnn/{d}/basic_lstm_cell/{bias}": random.normal(0, 0.3, 4 * HIDDEN) for d in ("fw", "bw")}
+    found["b3"][:] = 0.25
     return {n: v.astype(np.float32) for n, v in found.items()}
 
 
 def graph(found: dict[str, NDArray[np.float32]]) -> bytes:
-    """A frozen graph as TensorFlow writes it: constants in all three forms among nodes that are none, and a version at its end."""
+    """A frozen graph as TensorFlow writes it: constants in all its forms among nodes that are none, and a version at its end."""
     forms = [packed, listed, single]
-    parts = [constant(n, v, forms[k % 3 if v.size < 1000 else 0]) for k, (n, v) in enumerate(sorted(found.items()))]
+    forms_of = {n: equal if np.ptp(v) == 0 else packed if v.size > 1000 else forms[k % 3] for k, (n, v) in enumerate(sorted(found.items()))}
+    parts = [constant(n, v, forms_of[n]) for n, v in sorted(found.items())]
     parts.insert(3, node("input_node", "Placeholder"))
     parts.insert(5, constant("Reshape/shape", np.array([-1, 494], np.int32), kind=3))
     parts += [constant("LSTMCell/forget", np.float32(1).reshape(()), listed), node("logits", "Reshape", "Add", "Reshape/shape")]

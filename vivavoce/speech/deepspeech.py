@@ -81,7 +81,10 @@ def _array(tensor: memoryview) -> NDArray[np.float32] | None:
             shape = [integers(dict(fields(message(dim))).get(SIZE, 0))[0] for part, dim in fields(message(value)) if part == DIM]
         elif field in (CONTENT, FLOATS):
             values.append(message(value))
-    return np.frombuffer(b"".join(values), "<f4").reshape(shape) if kind == FLOAT32 else None
+    if kind != FLOAT32:
+        return None
+    array = np.frombuffer(b"".join(values), "<f4")
+    return np.broadcast_to(array[0], shape) if len(array) == 1 else array.reshape(shape)  # one value may stand for all
 
 
 class Network(nn.Module):
@@ -98,7 +101,7 @@ class Network(nn.Module):
         self.h6 = nn.Linear(hidden, letters)
 
     def forward(self, x: Tensor, inside: Tensor, ahead: Pair, block: int) -> tuple[Tensor, Pair]:  # [m,S,494], [m,S] bool -> [m * block,29]
-        """Scores of the first `block` steps of each window, and the state of the forward LSTM after them; `inside`: not outside the sound."""
+        """Scores of the first `block` steps of each window, and the forward LSTM after them; `inside`: not before or after the sound."""
         for layer in (self.h1, self.h2, self.h3):
             x = layer(x).clamp(0, CLIP)
         forward, ahead = self.ahead(x[:, :block].flatten(0, 1), ahead)  # the blocks follow each other without a gap
