@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vivavoce import __version__
-from vivavoce.cli import assets, doctor, evaluate, listing, prepare, run, train
+from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, run, train
 from vivavoce.cli.screen import err, out
 from vivavoce.cli.words import parse
 from vivavoce.types import InputError
@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[type[Any], Callable[..., Any]]] = {
     "eval": (evaluate.Eval, evaluate.do),
     "list": (listing.List, listing.do),
     "assets": (assets.Assets, assets.do),
+    "export": (export.Export, export.do),
     "doctor": (doctor.Doctor, doctor.do),
 }
 
