@@ -17,6 +17,7 @@ from vivavoce import evaluate as module
 from vivavoce.evaluate import evaluate
 from vivavoce.media import read_image
 from vivavoce.method import Renderer
+from vivavoce.nn.perceptual import Perceptual
 from vivavoce.types import Clip, InputError
 
 SIZE, COUNT = 32, 12
@@ -49,6 +50,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     about = {"method": "copy", "preset": "", "folder": str(folder), "size": None}
     monkeypatch.setattr(module, "load_run", lambda path, device: (Copy(None), about))
     monkeypatch.setattr(module, "Landmarker", lambda: lambda picture: [Found(picture)])
+    torch.manual_seed(0)
+    judge = Perceptual()  # any network will do where only the book-keeping is tested; the true one is in test_perceptual.py
+    monkeypatch.setattr(Perceptual, "pretrained", lambda net, device: judge.eval())
     return tmp_path / "run", folder
 
 
@@ -59,6 +63,7 @@ def test_every_protocol_has_its_row_and_pasting_helps(run: tuple[Path, Path]) ->
     assert rows["ground truth"].psnr > 60 and rows["ground truth"].lmd == 0  # the folder is lossless
     assert rows["synthesised"].psnr < rows["pasted"].psnr < rows["ground truth"].psnr
     assert rows["synthesised"].psnr == pytest.approx(rows["synthesised, plate"].psnr, abs=0.01)
+    assert rows["synthesised"].lpips > rows["pasted"].lpips > rows["ground truth"].lpips >= 0
 
 
 def test_the_figure_is_the_mean_over_frames_of_what_anyone_computes(run: tuple[Path, Path]) -> None:
@@ -75,6 +80,19 @@ def test_tables_and_sheet_are_written(run: tuple[Path, Path]) -> None:
     assert json.loads((run[0] / "eval.json").read_text())["split"] == "val"
     assert "synthesised, plate" in (run[0] / "eval.md").read_text()
     assert read_image(run[0] / "eval.png").shape == (4 * SIZE, 3 * SIZE, 3)
+
+
+def test_without_the_weights_of_lpips_all_else_is_measured(
+    run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(net: str, device: object) -> Perceptual:
+        raise InputError("lpips_alexnet", "not here, and there is no network", "run: vivavoce assets fetch lpips_alexnet")
+
+    monkeypatch.setattr(Perceptual, "pretrained", refuse)
+    rows = evaluate(run[0])
+    assert all(np.isnan(r.lpips) and r.psnr > 0 for r in rows)
+    assert "assets fetch lpips_alexnet" in caplog.text
+    assert all(r["lpips"] is None for r in json.loads((run[0] / "eval.json").read_text())["rows"])
 
 
 def test_a_run_without_a_person_is_refused(run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,11 @@ from vivavoce.method import Renderer
 from vivavoce.metrics.lmd import lmd
 from vivavoce.metrics.psnr import psnr
 from vivavoce.metrics.ssim import ssim
+from vivavoce.nn.perceptual import Perceptual
 from vivavoce.train import load_run
 from vivavoce.types import InputError
+
+log = logging.getLogger(__name__)
 
 SHEET_ROWS = 6
 BLOCK = 8
@@ -40,13 +44,14 @@ BLOCK = 8
 
 @dataclass
 class Row:
-    """Figures of one protocol, mean over the frames. `lmd` in px at the evaluated size; `mouth` is the correlation of
-    measured lip opening with the original's over time."""
+    """Figures of one protocol, mean over the frames. `lmd` in px at the evaluated size; `lpips` with AlexNet, NaN where its weights
+    cannot be had; `mouth` is the correlation of measured lip opening with the original's over time."""
 
     protocol: str
     frames: int
     psnr: float
     ssim: float
+    lpips: float
     lmd: float
     mouth: float
     lost: int  # frames where no face was found in the picture made
@@ -56,6 +61,7 @@ class Row:
 class _Sums:
     psnr: list[Tensor] = field(default_factory=list)
     ssim: list[Tensor] = field(default_factory=list)
+    lpips: list[Tensor] = field(default_factory=list)
     made: list[Face | None] = field(default_factory=list)
 
 
@@ -81,7 +87,7 @@ def evaluate(
     options: dict[str, Any] = {"size": size or about.get("size"), "split": split, "speech": method.speech, "window": method.window}
     source = Person(folder, **options, device=device)
     truth = Person(folder, **options, target="original", device=device)
-    landmarker = Landmarker()
+    landmarker, judge = Landmarker(), _judge(device)
     sums = {name: _Sums() for name in ("synthesised", "synthesised, plate", "pasted", "ground truth")}
     real: list[Face | None] = []
     sheet: list[Tensor] = []
@@ -95,9 +101,12 @@ def evaluate(
             "ground truth": (plate, original),
         }
         faces: dict[int, list[Face | None]] = {}  # by picture: the first two are the same
+        looks = {id(p): judge.features(p) for p in (made, plate, original, versions["pasted"][0])} if judge is not None else {}
         for name, (frames, reference) in versions.items():
             sums[name].psnr.append(psnr(frames, reference).cpu())
             sums[name].ssim.append(ssim(frames, reference).cpu())
+            if judge is not None:
+                sums[name].lpips.append(judge.distance(looks[id(frames)], looks[id(reference)]).cpu())
             sums[name].made += faces[id(frames)] if id(frames) in faces else faces.setdefault(id(frames), _faces(landmarker, frames))
         real += _faces(landmarker, original)
         for i in range(len(made)):
@@ -123,6 +132,15 @@ def _rendered(method: Renderer, source: Person, truth: Person) -> Iterator[tuple
         yield at, made, beside.frames, original, beside.labels
 
 
+def _judge(device: str | torch.device) -> Perceptual | None:
+    """LPIPS, or None, and a line in the log, where its weights cannot be had."""
+    try:
+        return Perceptual.pretrained("alexnet", device)
+    except InputError as error:
+        log.warning("LPIPS is left out: %s", error)
+        return None
+
+
 def _faces(landmarker: Landmarker, frames: Tensor) -> list[Face | None]:  # [T,3,H,W]
     pictures = (frames * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     found = [landmarker(picture) for picture in pictures]
@@ -137,12 +155,11 @@ def _row(name: str, sums: _Sums, real: list[Face | None]) -> Row:
     correlation = float(torch.corrcoef(openings)[0, 1]) if float(openings.std(1).min()) > 0 else 0.0
     lost = sum(m is None for m in sums.made)
     distance = float(lmd(made, true).mean()) if both else float("nan")
-    return Row(name, len(real), float(torch.cat(sums.psnr).mean()), float(torch.cat(sums.ssim).mean()), distance, correlation, lost)
+    quality, structure, looks = (float(torch.cat(v).mean()) if v else float("nan") for v in (sums.psnr, sums.ssim, sums.lpips))
+    return Row(name, len(real), quality, structure, looks, distance, correlation, lost)
 
 
-def _write(
-    out: Path, rows: list[Row], about: dict[str, Any], folder: Path, split: str, size: tuple[int, int], sheet: list[Tensor]
-) -> None:
+def _write(out: Path, rows: list[Row], about: dict[str, Any], folder: Path, split: str, size: tuple[int, int], sheet: list[Tensor]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     keys = list(vars(rows[0]))
     with (out / "eval.csv").open("w", newline="") as file:
@@ -151,13 +168,23 @@ def _write(
         table.writerows([[vars(r)[k] for k in keys] for r in rows])
     (out / "eval.md").write_text(markdown(rows, f"{about['method']} on {folder.name}, split {split}, {size[1]} x {size[0]} px"))
     facts = {"method": about["method"], "preset": about["preset"], "person": folder.name, "split": split, "size": size}
-    (out / "eval.json").write_text(json.dumps({**facts, "rows": [vars(r) for r in rows]}, indent=2))
+    (out / "eval.json").write_text(
+        json.dumps({**facts, "rows": [{k: None if v != v else v for k, v in vars(r).items()} for r in rows]}, indent=2)
+    )
     if sheet:
         write_image(out / "eval.png", torch.cat(sheet, 1))
 
 
 def markdown(rows: list[Row], title: str) -> str:
     """The table as people paste it into an issue."""
-    lines = [f"**{title}**", "", "| protocol | frames | PSNR dB | SSIM | LMD px | mouth r | faces lost |", "|---|---|---|---|---|---|---|"]
-    lines += [f"| {r.protocol} | {r.frames} | {r.psnr:.2f} | {r.ssim:.4f} | {r.lmd:.2f} | {r.mouth:.2f} | {r.lost} |" for r in rows]
+    lines = [
+        f"**{title}**",
+        "",
+        "| protocol | frames | PSNR dB | SSIM | LPIPS | LMD px | mouth r | faces lost |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.protocol} | {r.frames} | {r.psnr:.2f} | {r.ssim:.4f} | {r.lpips:.4f} | {r.lmd:.2f} | {r.mouth:.2f} | {r.lost} |"
+        for r in rows
+    ]
     return "\n".join(lines) + "\n"

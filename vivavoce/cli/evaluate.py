@@ -28,8 +28,10 @@ def do(o: Eval) -> None:
     progress, move = bar("eval")
     with progress:
         rows = evaluate(o.run, o.folder, split=o.split, size=o.size, out=o.out, device=pick_device(o.device), progress=move)
-    table = grid("protocol", "frames", "PSNR dB", "SSIM", "LMD px", "mouth r", "faces lost")
+    table = grid("protocol", "frames", "PSNR dB", "SSIM", "LPIPS", "LMD px", "mouth r", "faces lost")
     for r in rows:
-        table.add_row(r.protocol, str(r.frames), f"{r.psnr:.2f}", f"{r.ssim:.4f}", f"{r.lmd:.2f}", f"{r.mouth:.2f}", str(r.lost))
+        table.add_row(
+            r.protocol, str(r.frames), f"{r.psnr:.2f}", f"{r.ssim:.4f}", f"{r.lpips:.4f}", f"{r.lmd:.2f}", f"{r.mouth:.2f}", str(r.lost)
+        )
     out.print(table)
     out.print(f"tables and contact sheet: {o.out or o.run}")
