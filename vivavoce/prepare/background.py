@@ -78,12 +78,11 @@ def run(folder: Folder, progress: Progress) -> None:
         away = ndimage.distance_transform_edt(free) if not free.all() else np.full(free.shape, np.inf)
         return read_image(folder.image(frame)), away.astype(np.float32)
 
-    pictures, distances = [], []
-    for done, (picture, away) in enumerate(each(look, chosen), 1):
-        pictures.append(picture)
-        distances.append(away)
-        progress(done, len(chosen))
-    image, seen, spread = plate(np.stack(pictures), np.stack(distances))
+    pictures = np.empty((len(chosen), *folder.size, 3), np.uint8)
+    distances = np.empty((len(chosen), *folder.size), np.float32)
+    for k, (pictures[k], distances[k]) in enumerate(each(look, chosen)):
+        progress(k + 1, len(chosen))
+    image, seen, spread = plate(pictures, distances)
     write_image(folder.file("bc.jpg"), image)
     folder.update(background={"seen": round(seen, 4), "steady": round(spread, 2)})
 

@@ -60,6 +60,13 @@ def raised(colours: np.ndarray, head: np.ndarray, part: np.ndarray, rows: int, d
     return out, where
 
 
+def around(where: np.ndarray, margin: int) -> tuple[slice, slice]:  # bool [H,W]
+    """Rows and columns of the box around the pixels and so many beyond: the rest of the picture need not be worked on."""
+    boxes = [np.flatnonzero(where.any(axis)) for axis in (1, 0)]
+    rows, columns = (slice(max(0, int(b[0]) - margin), int(b[-1]) + margin + 1) for b in boxes)
+    return rows, columns
+
+
 def body(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The body without its head: uint8 [H,W,3], [H,W] -> uint8 [H,W,4], colour 0 where alpha is 0."""
     scale = labels.shape[0] / BASE
@@ -68,16 +75,21 @@ def body(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     colours, over = raised(colours, head, cloth, max(1, round(CLOTH_ROWS * scale)), 0)
     neck = ndimage.binary_dilation(neck, iterations=max(1, round(3 * scale)), structure=np.array([[0, 1, 0]] * 3, bool)) & ~cloth
     colours, under = raised(colours, head, neck, max(1, round(NECK_ROWS * scale)), round(NECK_DOWN * scale))
-    blurred = ndimage.uniform_filter(colours, (max(3, round(5 * scale)), max(3, round(5 * scale)), 1))
-    colours = np.where((under & ~cloth)[..., None], blurred, colours)
+    side = max(3, round(5 * scale))
+    if (soft := under & ~cloth).any():
+        part = around(soft, side)
+        blurred = ndimage.uniform_filter(colours[part], (side, side, 1))
+        colours[part][soft[part]] = blurred[soft[part]]
     whole = neck | cloth | over | under
     alpha = ndimage.gaussian_filter(whole.astype(np.float32), SOFT * max(scale, 0.5))
     alpha = np.where(alpha < 1 / 255, 0, alpha)
     # the soft rim lies outside the body: it takes the colour of the nearest body pixel, not of head or background
     rim = (alpha > 0) & ~whole
     if rim.any():
-        near = ndimage.distance_transform_edt(~whole, return_distances=False, return_indices=True)
-        colours[rim] = colours[near[0][rim], near[1][rim]]
+        part = around(rim, round(4 * SOFT * max(scale, 0.5)) + 2)  # the Gaussian is cut at four sigma: no farther body is nearest
+        near = ndimage.distance_transform_edt(~whole[part], return_distances=False, return_indices=True)
+        within = rim[part]
+        colours[part][within] = colours[part][near[0][within], near[1][within]]
     out = np.concatenate([colours * (alpha > 0)[..., None], alpha[..., None] * 255], 2)
     return np.asarray(np.clip(np.round(out), 0, 255), np.uint8)
 
