@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from vivavoce.face import mesh, pose
+from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.face.regions import LIPS_INNER, LIPS_OUTER
 from vivavoce.types import Camera, Motion
 
@@ -72,6 +77,18 @@ def talking_head(
         [clean + noise * torch.randn(clean.shape, generator=g), (deep + 3 * torch.randn(deep.shape, generator=g))[..., None]], 2
     )
     return Head(torch.cat([seen, seen[:, :10]], 1), clean, camera, rotation, shape, (size, size))
+
+
+@lru_cache(maxsize=1)
+def recorded(video: Path, frames: int = 75) -> Tensor:  # -> [T,478,3] px
+    """What our landmarks are on the first frames of a recording, each of which shows a face."""
+    landmarker, previous, rows = Landmarker(), None, []
+    with av.open(str(video)) as file:
+        for frame in islice(file.decode(video=0), frames):
+            previous = landmarker.follow(frame.to_ndarray(format="rgb24"), previous)
+            assert isinstance(previous, Face)
+            rows.append(torch.from_numpy(previous.points))
+    return torch.stack(rows)
 
 
 def turn_errors(found: Tensor, truth: Tensor) -> tuple[Tensor, float]:  # [T,3] rad each -> [T] degrees, degrees

@@ -227,7 +227,7 @@ from vivavoce import registry
 import vivavoce.cli
 for name in registry.names():
     registry.find(name)
-backends = ("vivavoce.render.splats.", "vivavoce.render.warp.")
+backends = ("vivavoce.render.splats.", "vivavoce.render.warp.", "vivavoce.render.mesh.")
 for module in pkgutil.walk_packages(vivavoce.__path__, "vivavoce."):
     if not module.name.startswith(backends) and module.name != "vivavoce.__main__":
         importlib.import_module(module.name)

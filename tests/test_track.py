@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.heads import talking_head, turn_errors
+from tests.heads import recorded, talking_head, turn_errors
 from vivavoce.face import pose, regions, track
-from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.face.smooth import noise_of, steady
 from vivavoce.types import InputError
 
@@ -139,15 +137,7 @@ def test_steady_keeps_what_moves_and_drops_what_trembles() -> None:
 @pytest.mark.real
 @pytest.mark.assets
 def test_recording(shared_data: Path) -> None:
-    landmarker, previous, rows = Landmarker(), None, []
-    with av.open(str(shared_data / "video" / "dfrf_cnn2.mp4")) as video:
-        for k, frame in enumerate(video.decode(video=0)):
-            if k == 75:
-                break
-            previous = landmarker.follow(frame.to_ndarray(format="rgb24"), previous)
-            assert isinstance(previous, Face)
-            rows.append(previous.points)
-    points = torch.from_numpy(np.stack(rows))
+    points = recorded(shared_data / "video" / "dfrf_cnn2.mp4")
     result = track.track(points, all_found(points), (512, 512))
     assert float(result.error.mean()) < 0.8  # px; eyes 138 px apart
     assert jitter(rigid(result)) < 0.6 * jitter(points[:, STILL, :2])

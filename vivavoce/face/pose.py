@@ -146,6 +146,35 @@ def project(camera: Camera, points: Tensor) -> Tensor:  # [P,3] or [T,P,3] metre
     return seen[..., :2] / seen[..., 2:] * camera.focal[:, None] + camera.center[:, None]
 
 
+def slopes(place: Tensor, focal: Tensor) -> Tensor:  # [T,P,3] metres in camera space, px that fit [T,P,2] -> [T,P,2,3]
+    """Change of a point's place in the picture with its place in camera space, px a metre."""
+    depth = -place[..., 2].clamp(max=-1e-3)
+    scale = focal / depth[..., None] * place.new_tensor([1.0, -1.0])
+    slope = torch.zeros(*place.shape[:2], 2, 3).to(place)
+    slope[..., 0, 0], slope[..., 1, 1] = scale[..., 0], scale[..., 1]
+    slope[..., 2] = place[..., :2] * scale / depth[..., None]
+    return slope
+
+
+def place(points: Tensor, mesh: Tensor, rotation: Tensor, away: Tensor, focal: Tensor, center: Tensor, weights: Tensor) -> Tensor:
+    """Where the head's origin is seen when its rotation and distance are known: robust weighted least squares.
+
+    Args:
+        points: [T,P,2] px. mesh: [P,3] or [T,P,3] metres. rotation: [T,3,3]. away: [T,1] metres. focal: px. center: [2] px.
+        weights: [P].
+    Returns:
+        [T,2]: x and y of the origin's place in camera space, a unit away.
+    """
+    turned = mesh @ rotation.transpose(1, 2)
+    rays = (points - center) / focal * points.new_tensor([1.0, -1.0])
+    off = rays * (away - turned[..., 2])[..., None] - turned[..., :2]  # metres: what each point says the origin's x, y are
+    length = (off - off.median(1, keepdim=True).values).norm(dim=-1)
+    usual = length.median(1, keepdim=True).values.clamp(min=1e-9)
+    trust = (weights / (1 + (length / (3 * usual)).square()))[..., None]
+    spot: Tensor = (off * trust).sum(1) / trust.sum(1) / away
+    return spot
+
+
 def upright(points: Tensor, weights: Tensor, mesh: Tensor, focal: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     """Pose under weak perspective, in closed form: the start of `solve`.
 
@@ -176,16 +205,13 @@ def _normal(
     turned = mesh @ rotation.transpose(1, 2)
     place = turned + translation[:, None]
     depth = -place[..., 2].clamp(max=-1e-3)
-    scale = focal[:, None] / depth[..., None] * points.new_tensor([1.0, -1.0])  # px a metre, [T,P,2]
-    error = points - center[:, None] - place[..., :2] * scale
+    error = points - center[:, None] - place[..., :2] * (focal[:, None] / depth[..., None] * points.new_tensor([1.0, -1.0]))
     length = error.norm(dim=-1)
     used = torch.where(weights > 0, length, torch.nan)
     limit = HUBER * 0.85 * used.nanmedian(1, keepdim=True).values.nan_to_num().clamp(min=1e-4)  # 0.85: Rayleigh median -> sigma
     robust = torch.where(length > limit, (limit / length.clamp(min=1e-9)), 1.0) * weights
     cost = (weights * torch.where(length > limit, limit * (2 * length - limit), length.square())).sum(1)
-    slope = torch.zeros(*place.shape[:2], 2, 3).to(place)  # d pixel / d place
-    slope[..., 0, 0], slope[..., 1, 1] = scale[..., 0], scale[..., 1]
-    slope[..., 2] = place[..., :2] * scale / depth[..., None]
+    slope = slopes(place, focal[:, None])
     jacobian = torch.cat([-slope @ cross_matrix(turned), slope], -1).flatten(1, 2)  # [T,2P,6]
     weighted = jacobian * robust.repeat_interleave(2, 1)[..., None]
     return weighted.transpose(1, 2) @ jacobian, (weighted * error.flatten(1, 2)[..., None]).sum(1), cost

@@ -14,8 +14,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
+from torch import Tensor
+
+from vivavoce.face import pose
 
 Rows = NDArray[np.float64]
 
@@ -69,6 +73,27 @@ def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | Non
         for channel in range(values.shape[1]):
             out[part, channel] = _path(_filled(out[part, channel], found[part]), found[part])
     return out
+
+
+def steady_rows(values: Tensor, found: Tensor, cuts: Tensor) -> Tensor:
+    """`steady` for what was measured in some frames alone: rows found [N,C], [T] bool with N True, [T] bool -> [T,C] float32."""
+    whole = np.zeros((len(found), values.shape[1]))
+    whole[found.numpy()] = values.double().numpy()
+    return torch.from_numpy(steady(whole, found.numpy(), cuts.numpy())).float()
+
+
+def heading(rotation: Tensor, translation: Tensor, found: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+    """Steady direction and distance of a head.
+
+    Args:
+        rotation: [N,3,3], translation: [N,3] metres, of the frames found. found, cuts: [T] bool.
+    Returns:
+        [T,3,3], and the distance along the line of sight [T,1] metres.
+    """
+    middle = rotation[len(rotation) // 2]
+    turn, depth = pose.axis_from_matrix(rotation @ middle.T), translation[:, 2:].clamp(max=-1e-3).neg().log()
+    path = steady_rows(torch.cat([turn, depth], 1), found, cuts)
+    return pose.matrix_from_axis(path[:, :3]) @ middle, path[:, 3:].exp()
 
 
 def _filled(values: Rows, found: NDArray[np.bool_]) -> Rows:

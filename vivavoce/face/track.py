@@ -22,7 +22,7 @@ from torch import Tensor
 from vivavoce.face import mesh as canonical_mesh
 from vivavoce.face import pose
 from vivavoce.face.regions import EYE_LEFT, EYE_RIGHT, LIPS_INNER, LIPS_OUTER, MESH, STILL
-from vivavoce.face.smooth import steady
+from vivavoce.face.smooth import heading, steady_rows
 from vivavoce.types import Camera, InputError
 
 DISTANCE, SPREAD = 1.0, 0.5  # prior of the distance head - camera: median, metres, and standard deviation of its log
@@ -164,10 +164,9 @@ class _Fit:
         self.weights = stillness() / (1 + (spread / (2 * usual)).square())
 
     def error(self) -> Tensor:  # [T,P] px
-        turned = (self.shape if self.offsets is None else self.shape + self.offsets) @ self.rotation.transpose(1, 2)
-        place = turned + self.translation[:, None]
-        seen = -place[..., :2] / place[..., 2:] * self.focal * torch.tensor([1.0, -1.0]) + self.center
-        away: Tensor = (seen - self.points[..., :2]).norm(dim=-1)
+        camera = pose.camera_from_pose(self.rotation, self.translation, self.focal, self.center)
+        mesh = self.shape if self.offsets is None else self.shape + self.offsets
+        away: Tensor = (pose.project(camera, mesh) - self.points[..., :2]).norm(dim=-1)
         return away
 
 
@@ -342,49 +341,25 @@ def _follow(learned: _Fit, basis: Tensor, points: Tensor) -> tuple[Tensor, Tenso
 def _steadied(fit: _Fit, basis: Tensor, solved: tuple[Tensor, Tensor, Tensor], read: Reader, found: Tensor, shots: Tensor) -> Track:
     """Smooth rotation and distance, place the head again under them, smooth its place in the picture, fill the gaps."""
     rotation, translation, expression = solved
-    count, rows = len(found), found.nonzero()[:, 0]
-    there = found.numpy()
+    rows = found.nonzero()[:, 0]
+    rotation, away = heading(rotation, translation, found, shots)
 
-    def smooth(values: Tensor) -> Tensor:  # rows found [N,C] -> [T,C]
-        whole = torch.zeros(count, values.shape[1], dtype=torch.float64)
-        whole[rows] = values.double()
-        return torch.from_numpy(steady(whole.numpy(), there, shots.numpy())).float()
+    def pieces() -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # chunk by chunk: rows, points, mesh
+        for part, c in zip(rows.split(CHUNK), expression.split(CHUNK)):
+            yield part, read(part)[:, :MESH].float(), fit.shape + torch.einsum("tk,kpc->tpc", c, basis)
 
-    mean = rotation[len(rows) // 2]
-    turn, depth = pose.axis_from_matrix(rotation @ mean.T), translation[:, 2:].clamp(max=-1e-3).neg().log()
-    path = smooth(torch.cat([turn, depth], 1))
-    rotation, away = pose.matrix_from_axis(path[:, :3]) @ mean, path[:, 3:].exp()
-    pieces = list(zip(rows.split(CHUNK), expression.split(CHUNK)))
-
-    def fits(translation: Tensor) -> Iterator[tuple[Tensor, _Fit]]:  # chunk by chunk
-        for part, c in pieces:
-            piece = fit.on(read(part)[:, :MESH].float())
-            piece.offsets = torch.einsum("tk,kpc->tpc", c, basis)
-            piece.rotation, piece.translation = rotation[part], translation[part]
-            yield part, piece
-
-    spot = smooth(torch.cat([_placed(piece) for _, piece in fits(-away.expand(-1, 3))]))
-    translation = torch.cat([spot * away, -away], 1)
-    error = torch.full((count,), torch.nan)
-    for part, piece in fits(translation):
-        error[part] = piece.error().square().mean(1).sqrt()
-    places = np.arange(count)
-    filled = np.stack([np.interp(places, rows.numpy(), c.numpy()) for c in expression.T], 1) if len(basis) else np.zeros((count, 0))
-    euler = pose.euler_from_matrix(rotation)
-    whole = torch.from_numpy(filled).float()
+    spots = [pose.place(p[..., :2], m, rotation[r], away[r], fit.focal, fit.center, fit.weights) for r, p, m in pieces()]
+    translation = torch.cat([steady_rows(torch.cat(spots), found, shots) * away, -away], 1)
+    camera = pose.camera_from_pose(rotation, translation, fit.focal, fit.center)
+    error = torch.full((len(found),), torch.nan)
+    for part, points, shape in pieces():
+        error[part] = (pose.project(camera[part], shape) - points[..., :2]).square().sum(-1).mean(1).sqrt()
+    euler, whole = pose.euler_from_matrix(rotation), between(expression, found)
     return Track(euler, translation, float(fit.focal), fit.center, fit.shape, basis, whole, found.clone(), error, shots)
 
 
-def _placed(fit: _Fit) -> Tensor:  # -> [T,2] x, y of the head's origin at depth 1
-    """Where the head's origin lies in each picture when rotation and distance are given: weighted least squares."""
-    mesh = fit.shape if fit.offsets is None else fit.shape + fit.offsets
-    turned = mesh @ fit.rotation.transpose(1, 2)
-    depth = -(turned[..., 2] + fit.translation[:, 2:])
-    rays = (fit.points[..., :2] - fit.center) / fit.focal * torch.tensor([1.0, -1.0])
-    away = rays * depth[..., None] - turned[..., :2]  # metres: what each vertex says the origin's x, y are
-    middle = away.median(1, keepdim=True).values
-    off = (away - middle).norm(dim=-1)
-    usual = off.median(1, keepdim=True).values.clamp(min=1e-9)
-    trust = (fit.weights / (1 + (off / (3 * usual)).square()))[..., None]
-    spot: Tensor = (away * trust).sum(1) / trust.sum(1) / -fit.translation[:, 2:]
-    return spot
+def between(values: Tensor, found: Tensor) -> Tensor:  # rows found [N,C], [T] bool -> [T,C]
+    """Rows that were not found by straight lines between those that were."""
+    places, there = np.arange(len(found)), found.nonzero()[:, 0].numpy()
+    columns = [np.interp(places, there, column) for column in values.T.numpy()]
+    return torch.from_numpy(np.stack(columns, 1)).float() if columns else torch.zeros(len(found), 0)

@@ -1,20 +1,27 @@
 """Task 8: the head's shape, its pose in every frame and the focal length, `track_params.pt`.
 
 A dictionary of tensors in the lineage's layout and units, read without running code (`weights_only=True`): `id` [1,100],
-`exp` [T,79], `euler` [T,3] rad, `trans` [T,3] decimetres, `focal` [1] px. The mesh tracker has no 3DMM: `id` is zero and
-`exp` holds its own expression coefficients, padded with zeros. `vertices` [1,468,3] decimetres is the mean head mesh, where
-GaussianTalker and EGSTalker write a mesh a frame and read its mean. Of our own: `basis` [K,468,3] metres a coefficient,
-`blendshapes` [T,52], `error` [T] px (root mean square), `found` [T] bool. The figures are kept in clip.json as `tracking`.
+`exp` [T,79], `euler` [T,3] rad, `trans` [T,3] decimetres, `focal` [1] px. With `--tracker bfm` these are the lineage's own
+coefficients (standard deviations of the Basel Face Model), with `ict` those of ICT-FaceKit, whose 57 expressions run from 0 to 1.
+The default `mesh` has no face model: `id` is zero and `exp` holds coefficients of `basis`. What is narrower is padded with zeros.
+`vertices` [1,468,3] decimetres is the mean head mesh, where GaussianTalker and EGSTalker write a mesh a frame and read its mean. Of
+our own: `basis` [K,468,3] metres a coefficient, `blendshapes` [T,52], `error` [T] px (root mean square), `found` [T] bool. The
+figures are kept in clip.json as `tracking`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vivavoce.face import pose
-from vivavoce.face.track import Track, track
+from vivavoce.face import morphable_bfm, morphable_ict, pose
+from vivavoce.face.fit_video import fit_video
+from vivavoce.face.morphable import Morphable
+from vivavoce.face.track import Reader, Track, track
+from vivavoce.media.image import read_image
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
@@ -22,7 +29,8 @@ from vivavoce.types import InputError
 IDENTITIES, EXPRESSIONS = 100, 79  # widths of the lineage's BFM-2009 coefficients
 WORST = 0.03  # of the picture's height: a larger median error means that the mesh is not on the face
 LEAST = 0.5  # share of frames with a face
-TRACKERS = ("mesh",)
+TRACKERS = ("mesh", "bfm", "ict")
+MODELS: dict[str, Callable[[], Morphable]] = {"bfm": morphable_bfm.load, "ict": morphable_ict.load}
 
 
 def jitter(found: Track) -> float:
@@ -33,14 +41,16 @@ def jitter(found: Track) -> float:
     return float((seen[2:] - 2 * seen[1:-1] + seen[:-2]).norm(dim=1).median())
 
 
-def parameters(found: Track, blendshapes: Tensor) -> dict[str, Tensor]:
-    """The file's content."""
+def parameters(found: Track, blendshapes: Tensor, identity: Tensor) -> dict[str, Tensor]:
+    """The file's content; `identity`: [I], none for the mesh tracker."""
     count = len(found.rotation)
+    person = torch.zeros(1, IDENTITIES)
+    person[0, : len(identity)] = identity[:IDENTITIES]
     euler, trans = pose.lineage_from_camera(found.camera)
     expression = torch.zeros(count, EXPRESSIONS)
     expression[:, : found.expression.shape[1]] = found.expression[:, :EXPRESSIONS]
     return {
-        "id": torch.zeros(1, IDENTITIES),
+        "id": person,
         "exp": expression,
         "euler": euler,
         "trans": trans,
@@ -55,15 +65,31 @@ def parameters(found: Track, blendshapes: Tensor) -> dict[str, Tensor]:
 
 def run(folder: Folder, progress: Progress) -> None:
     """Track, write, and note the figures."""
-    if folder.options.tracker not in TRACKERS:
-        raise InputError(f"--tracker {folder.options.tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
-    read = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
+    tracker = folder.options.tracker
+    if tracker not in TRACKERS:
+        raise InputError(f"--tracker {tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
+    stored = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
     blendshapes = torch.from_numpy(np.load(folder.file("blendshapes.npy"), allow_pickle=False))
-    found = track(lambda rows: torch.from_numpy(read(rows.numpy())), torch.from_numpy(folder.kept), folder.size, progress=progress)
+    kept, identity = torch.from_numpy(folder.kept), torch.zeros(0)
+
+    def read(rows: Tensor) -> Tensor:
+        return torch.from_numpy(stored(rows.numpy()))
+
+    if tracker in MODELS:
+        model = MODELS[tracker]().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        found, identity = fit_video(model, read, kept, folder.size, pictures=pictures(folder), progress=progress)
+    else:
+        found = track(read, kept, folder.size, progress=progress)
     with folder.whole("track_params.pt") as part:
-        torch.save({k: v.contiguous().clone() for k, v in parameters(found, blendshapes).items()}, part)
+        torch.save({k: v.contiguous().clone() for k, v in parameters(found, blendshapes, identity).items()}, part)
     error = float(found.error[found.found].median())
-    folder.update(tracking={"focal": round(found.focal, 1), "error": round(error, 3), "jitter": round(jitter(found), 4)})
+    figures = {"focal": round(found.focal, 1), "error": round(error, 3), "jitter": round(jitter(found), 4)}
+    folder.update(tracking={"tracker": tracker, **figures})
+
+
+def pictures(folder: Folder) -> Reader:
+    """A function that reads frames: numbers [N] -> [N,3,H,W] in 0..1."""
+    return lambda rows: torch.stack([torch.from_numpy(read_image(folder.image(int(k)))).permute(2, 0, 1) for k in rows]).float() / 255
 
 
 def verify(folder: Folder) -> None:
