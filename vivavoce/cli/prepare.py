@@ -29,6 +29,7 @@ class Prepare:
     tracker: Word = None  # head tracker; default: as the folder was made, or mesh
     speech: tuple[str, ...] = ()  # speech encoders whose features are written; default: as the folder was made, or whisper
     size: Number = None  # side of the frames, px, when the video has to be cut; default: as the folder was made, or 512
+    force: bool = False  # go on with a clip that the checks refuse
     jobs: Number = None  # videos prepared at once; default: a quarter of the cores
     ray: Address = None  # several videos on the Ray cluster there; without an address on this machine (needs: pip install 'vivavoce[ray]')
 
@@ -43,6 +44,7 @@ def do(o: Prepare) -> int:
     if o.ray is not None and (len(o.ray) > 1 or any(Path(a).exists() for a in o.ray)):
         raise InputError(f"--ray {' '.join(o.ray)}", "is no address of a cluster", "put the videos before --ray")
     options: dict[str, Any] = {"task": o.task, "only": o.only, "tracker": o.tracker, "speech": list(o.speech) or None, "size": o.size}
+    options["force"] = o.force or None
     videos = videos_of(o.videos)
     if len(videos) > 1 or videos != list(o.videos) or o.ray is not None:
         return _several(o, videos, options)
@@ -51,7 +53,8 @@ def do(o: Prepare) -> int:
 
 
 def _one(video: Path, folder: Path | None, options: dict[str, Any]) -> None:
-    from vivavoce.prepare import prepare
+    from vivavoce.prepare import Folder, prepare
+    from vivavoce.prepare.report import summary
 
     bars: dict[str, Any] = {}
     progress, _ = bar("prepare")
@@ -65,6 +68,8 @@ def _one(video: Path, folder: Path | None, options: dict[str, Any]) -> None:
     with progress:
         made = prepare(video, folder, progress=report, **options)
     out.print(f"prepared {made}")
+    if (made / "report.html").is_file():
+        out.print(f"report: {made / 'report.html'}: {summary(Folder(made))}", highlight=False, markup=False)
 
 
 def _several(o: Prepare, videos: Sequence[Path], options: dict[str, Any]) -> int:
