@@ -102,3 +102,11 @@ def test_the_outline_of_the_mask_may_be_wrong_by_some_pixels() -> None:
     clear = away > 5
     assert seen == clear.mean() and (image[clear] == back[clear]).all()
     assert (np.abs(image.astype(int) - (220, 170, 150)).max(2) > 20).all()  # nothing of it in the plate
+
+
+def test_a_neck_that_begins_in_the_last_row_is_continued_upwards() -> None:
+    colours, head, part = np.full((8, 4, 3), 100, np.float32), np.zeros((8, 4), bool), np.zeros((8, 4), bool)
+    head[:7], part[7] = True, True
+    colours[7] = 50
+    out, where = raised(colours, head, part, 3, 2)
+    assert where[4:7].all() and not where[:4].any() and (out[6] == 49).all()

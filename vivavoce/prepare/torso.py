@@ -47,7 +47,7 @@ def raised(colours: np.ndarray, head: np.ndarray, part: np.ndarray, rows: int, d
     # length of the part's run downwards from its top, as far as it matters
     run = np.ones(len(columns), int)
     for k in range(1, down + 1):
-        run += (run == k) & part[np.minimum(top + k, height - 1), columns]
+        run += (run == k) & (top + k < height) & part[np.minimum(top + k, height - 1), columns]
     source = top + np.minimum(down, run - 1)
     up = np.arange(1, rows + down + 1)
     place = source[None] - up[:, None]  # [rows+down, columns]
