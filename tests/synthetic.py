@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vivavoce.face import pose
 from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
 
 FEATURES = 8  # D of the made-up speech features
@@ -41,7 +42,7 @@ class SyntheticPerson:
         self.rows = torch.arange(count)
         t = torch.arange(count) / 25
         self.opening = 0.5 - 0.5 * torch.cos(2 * math.pi * 2.5 * t)  # [T] mouth, 0 shut to 1 open
-        self.yaw = 0.15 * torch.sin(2 * math.pi * 0.7 * t)  # [T] rad
+        self.yaw = 0.15 * torch.sin(2 * math.pi * 0.7 * t)  # [T] rad, of the camera about the head: the head's own yaw is its negative
         self.mesh = self._mesh()
         ramp = torch.linspace(0.55, 0.8, size)
         self.background = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), torch.full((size, size), 0.6)])
@@ -122,10 +123,9 @@ class SyntheticPerson:
         }
 
     def _motion(self, index: Tensor) -> Motion:
-        zero = torch.zeros(len(index))
-        rotation = torch.stack([zero, self.yaw[index], zero], 1)
+        seen = pose.motion_from_camera(self.camera[index])
         units = torch.nn.functional.one_hot(torch.full((len(index),), 25), 52) * self.opening[index, None]
-        return Motion(rotation, torch.zeros(len(index), 3), torch.ones(len(index), 1), units, "blendshapes")
+        return Motion(seen.rotation, seen.translation, seen.scale, units, "blendshapes")
 
     def _landmarks(self, index: Tensor, lips: Tensor, high: Tensor, px: float) -> Tensor:  # [T,68,2]
         angle = torch.linspace(math.pi, -math.pi, 21)[:20]

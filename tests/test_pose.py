@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.synthetic import SyntheticPerson
 from vivavoce.face import pose
 from vivavoce.types import Camera, Motion
 
@@ -142,3 +143,10 @@ def test_solve_exact_then_noise_then_outliers() -> None:
     weights = torch.ones(len(mesh))
     weights[::8] = 0
     assert float(error(wild, weights).mean()) < 0.35
+
+
+def test_the_synthetic_person_moves_as_its_camera_says() -> None:
+    clip = SyntheticPerson(count=12).clip(range(12), ("camera", "motion"))
+    assert clip.camera is not None and clip.motion is not None
+    seen = pose.camera_from_motion(clip.motion, clip.camera.focal, clip.camera.center)
+    assert torch.allclose(seen.pose, clip.camera.pose, atol=1e-6) and float(clip.motion.rotation[:, 1].abs().max()) > 0.1

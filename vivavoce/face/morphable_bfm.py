@@ -33,14 +33,16 @@ Table = dict[str, NDArray[Any]]
 
 def load() -> Morphable:
     """The model. Raises InputError when a file is missing or damaged, or when only commercial use is allowed."""
-    if (converted := assets.locate(CONVERTED)) is not None:
-        assets.path(CONVERTED)  # asks for the terms
-        info = dictionary(converted)
-        source = converted
-    else:
-        source = scan()
-        info = convert(source, assets.path(EXPRESSIONS), assets.path(TOPOLOGY))
-    return build(info, dictionary(assets.path(TOPOLOGY)), dictionary(assets.path(KEYS)), str(source))
+    source, expressions, topology, keys = files()
+    info = convert(source, expressions, topology) if expressions is not None else dictionary(source)
+    return build(info, dictionary(topology), dictionary(keys), str(source))
+
+
+def files() -> tuple[Path, Path | None, Path, Path]:
+    """Scan and expressions (or the converted model and None), topology, keys. Raises InputError when one cannot be had."""
+    if assets.locate(CONVERTED) is not None:
+        return assets.path(CONVERTED), None, assets.path(TOPOLOGY), assets.path(KEYS)
+    return scan(), assets.path(EXPRESSIONS), assets.path(TOPOLOGY), assets.path(KEYS)
 
 
 def scan() -> Path:

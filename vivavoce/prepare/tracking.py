@@ -33,6 +33,14 @@ TRACKERS = ("mesh", "bfm", "ict")
 MODELS: dict[str, Callable[[], Morphable]] = {"bfm": morphable_bfm.load, "ict": morphable_ict.load}
 
 
+def require(tracker: str) -> None:
+    """Raises InputError for a tracker that is not there or whose files cannot be had: asked before anything is made."""
+    if tracker not in TRACKERS:
+        raise InputError(f"--tracker {tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
+    if tracker == "bfm":
+        morphable_bfm.files()
+
+
 def jitter(found: Track) -> float:
     """Median size of the second difference of the nose bridge's place in the picture, px: 0 on a still head."""
     seen = pose.project(found.camera, found.vertices[[168]])[:, 0]
@@ -66,8 +74,7 @@ def parameters(found: Track, blendshapes: Tensor, identity: Tensor) -> dict[str,
 def run(folder: Folder, progress: Progress) -> None:
     """Track, write, and note the figures."""
     tracker = folder.options.tracker
-    if tracker not in TRACKERS:
-        raise InputError(f"--tracker {tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
+    require(tracker)
     stored = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
     blendshapes = torch.from_numpy(np.load(folder.file("blendshapes.npy"), allow_pickle=False))
     kept, identity = torch.from_numpy(folder.kept), torch.zeros(0)
