@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "unknown device": (lambda at: say(*pair(at), "--device", "tpu"), "--device tpu"),
     "size below nothing": (lambda at: say(*pair(at), "--size", "-5"), "--size"),
     "size of a continent": (lambda at: say(*pair(at), "--size", "9000000"), "--size"),
-    "blocks of nothing": (lambda at: say(*pair(at), "--block", "0"), "--block"),
+    "blocks of nothing": (lambda at: say(*pair(at), "--block", "-1"), "--block"),
     "words of nothing": (lambda at: ["run", str(face(at)), "--text", "...", "--out", "out/said.mp4"], "nothing to say"),
     # run folders
     "empty folder": (lambda at: say(folder(at / "nothing"), voice(at)), "vivavoce prepare"),

@@ -15,13 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vivavoce import registry, speech
 from vivavoce.data.person import Person
 from vivavoce.data.portrait import Portrait
-from vivavoce.media import Writer, audio_chunks, probe, write_image
+from vivavoce.media import Writer, audio_chunks, pixels, probe, write_image
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.talker import Talker
 from vivavoce.train import load_run
@@ -29,6 +30,7 @@ from vivavoce.types import FPS, InputError, Source
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 PREVIEW = 5  # frames in the preview strip
+SPARE = "mel"  # speech encoder that needs no file: what ships for it takes over where another's weights cannot be had
 SMALLEST, LARGEST = 64, 8192  # px, longest side of a film
 
 
@@ -41,7 +43,7 @@ class Options:
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, counted from the left; 0: the only one
     pose: str = "source"  # "source" (as in the video) or "generator"
-    block: int = 8  # frames rendered at once
+    block: int = 0  # frames rendered at once; 0: 2 on a CPU, 8 on a GPU
     seed: int = 0
     device: str = "auto"
 
@@ -84,12 +86,12 @@ def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int]
         folder = Path(about.get("folder", ""))
         longest = options.size or about.get("size")
         person: Source = Person(folder, longest, "all", method.speech, method.window, device=device)
-        return _talker(method, person, options, device, None), person.size, notes
+        return _talker(method, person, options, device, None, notes), person.size, notes
     portrait = _portrait(path, options, notes)
     method = _ready(options.renderer, device, options)
     if not isinstance(method, Renderer):
         raise InputError(f"--renderer {options.renderer}", "is a generator, not a renderer", "see: vivavoce list")
-    return _talker(method, portrait, options, device, portrait.paste), portrait.full, notes
+    return _talker(method, portrait, options, device, portrait.paste, notes), portrait.full, notes
 
 
 def speak(
@@ -110,16 +112,17 @@ def speak(
     talker, size, notes = build(source, options)
     report = Report(out, out.with_suffix(".png"), 0, {"load": time.perf_counter() - begun}, notes)
     total = max(1, round(heard * FPS))
-    kept: list[Tensor] = []
+    kept: list[np.ndarray] = []  # uint8 [H,W,3] each
     keep_at = set(torch.linspace(0, total - 1, PREVIEW + 2).long().tolist()[1:-1])
     with Writer(out, size, FPS, audio) as writer, _Behind(writer.write) as encode:
-        for frames in talker.stream(_counted(audio_chunks(audio), report)):
-            kept += [frames[i].cpu() for i in range(len(frames)) if report.frames + i in keep_at]
-            report.frames += len(frames)
-            encode(frames)
+        # as 8 bits at once: float frames that wait for the encoder outlive their block, and the heap grows around them
+        for images in map(pixels, talker.stream(_counted(audio_chunks(audio), report))):
+            kept += [image.copy() for at, image in enumerate(images, report.frames) if at in keep_at]
+            report.frames += len(images)
+            encode(images)
             if progress is not None:
                 progress(report.frames, max(total, report.frames))
-    write_image(report.preview, torch.cat(kept or [frames[-1].cpu()], 2))
+    write_image(report.preview, np.concatenate(kept or [images[-1]], 1))
     report.seconds |= talker.seconds | {"encode": encode.seconds, "total": time.perf_counter() - begun}
     return report
 
@@ -128,8 +131,8 @@ def _check(source: Path, audio: Path, options: Options) -> float:  # -> s
     """How long the sound lasts; raises InputError for files or options of no use, before anything slow begins."""
     if not source.exists():
         raise InputError(source, "no such file or folder", "check the name")
-    if options.block < 1:
-        raise InputError(f"--block {options.block}", "at least one frame has to be rendered at once", "give 1 or more")
+    if options.block < 0:
+        raise InputError(f"--block {options.block}", "is not a number of frames", "give 1 or more, or 0 for the usual")
     if options.size and not SMALLEST <= options.size <= LARGEST:
         raise InputError(f"--size {options.size}", "is not a size for frames", f"choose from {SMALLEST} to {LARGEST} px, or 0")
     info = probe(audio)
@@ -150,9 +153,9 @@ def _counted(chunks: Iterable[Tensor], report: Report) -> Iterator[Tensor]:
 class _Behind:
     """Calls a function in another thread, in order, a few items behind: encoding overlaps rendering."""
 
-    def __init__(self, work: Callable[[Tensor], Any]) -> None:
+    def __init__(self, work: Callable[[np.ndarray], Any]) -> None:
         self.work, self.seconds = work, 0.0
-        self.waiting: queue.Queue[Tensor | None] = queue.Queue(maxsize=4)
+        self.waiting: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=2)
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -170,7 +173,7 @@ class _Behind:
         self.thread.start()
         return self
 
-    def __call__(self, item: Tensor) -> None:
+    def __call__(self, item: np.ndarray) -> None:
         if self.error is not None:
             raise self.error
         self.waiting.put(item)
@@ -184,7 +187,7 @@ class _Behind:
 
 def _run_of(path: Path) -> Path | None:
     """The run folder meant by a path: itself, or the newest finished run of a person folder (or of a video's folder)."""
-    if (path / "config.json").is_file():
+    if _is_run(path):
         return path
     folder = path if path.is_dir() else path.with_suffix("")
     runs = sorted(folder.glob("runs/*/model.safetensors"), key=lambda p: p.stat().st_mtime)
@@ -204,25 +207,39 @@ def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
     return Portrait.of_video(path)
 
 
-def _talker(renderer: Renderer, source: Source, options: Options, device: str, paste: Any) -> Talker:
-    generator: Generator | None = None
-    if "motion" in renderer.needs:
-        made = _ready(options.generator, device, options)
-        if not isinstance(made, Generator):
-            raise InputError(f"--generator {options.generator}", "is a renderer, not a generator", "see: vivavoce list")
-        generator = made
-    heard = {m.speech for m in (renderer, generator) if m is not None and "speech" in m.needs}
-    encoders = {name: speech.load(name, device) for name in sorted(heard)}
+def _talker(renderer: Renderer, source: Source, options: Options, device: str, paste: Any, notes: list[str]) -> Talker:
+    encoders = {renderer.speech: speech.load(renderer.speech, device)} if "speech" in renderer.needs else {}
+    generator = _generator(options, device, encoders, notes) if "motion" in renderer.needs else None
     return Talker(renderer, source, encoders, generator, paste, options.block, options.pose)
+
+
+def _generator(options: Options, device: str, encoders: dict[str, speech.Encoder], notes: list[str]) -> Generator:
+    """The generator, with what it hears put into `encoders`: its SPARE form where the encoder's weights cannot be had."""
+    made = _ready(options.generator, device, options)
+    if not isinstance(made, Generator):
+        raise InputError(f"--generator {options.generator}", "is a renderer, not a generator", "see: vivavoce list")
+    if "speech" in made.needs and made.speech not in encoders:
+        try:
+            encoders[made.speech] = speech.load(made.speech, device)
+        except InputError as error:
+            shipped: Callable[[int, str], Generator] | None = getattr(made, "shipped", None)
+            if shipped is None or made.speech == SPARE or _is_run(options.generator):
+                raise
+            notes.append(f"hearing {SPARE} instead of {made.speech}, so the lips follow less closely: {error}")
+            made, encoders[SPARE] = shipped(options.seed, SPARE).to(device).eval(), speech.load(SPARE, device)
+    return made
+
+
+def _is_run(name: str | Path) -> bool:
+    return (Path(name) / "config.json").is_file()
 
 
 def _ready(name: str, device: str, options: Options) -> Method:
     """A method that works without being trained by the user: from a run folder, or with the weights in the package."""
-    if (Path(name) / "config.json").is_file():
+    if _is_run(name):
         return load_run(name, device)[0]
     card = registry.find(name)
     shipped: Callable[[int], Method] | None = getattr(card.cls, "shipped", None)
     if shipped is None and card.cls.loss is not Method.loss:
         raise InputError(name, "it has to be trained first", f"run: vivavoce train {name} FOLDER, then run with the run folder")
     return (shipped(options.seed) if shipped else registry.create(name)).to(device).eval()  # what has no loss has nothing to learn
-

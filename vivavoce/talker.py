@@ -6,10 +6,13 @@ hand in smaller ones and get the same frames.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor
 from vivavoce.face.pose import camera_from_motion
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.speech import Encoder, Windows
-from vivavoce.types import Clip, InputError, Motion, Source, mirror
+from vivavoce.types import FPS, Clip, InputError, Motion, Source, mirror
 
 MADE = frozenset({"speech", "motion", "audio"})  # Clip fields that come from the audio, not from the source
 Paste = Callable[[Tensor, Tensor], Tensor]  # frames [T,3,h,w], rows of the source [T] -> full pictures [T,3,H,W]
@@ -54,7 +57,7 @@ class Talker:
         encoders: speech encoders by name, those that renderer and generator hear.
         generator: speech -> Motion, required when the renderer needs motion.
         paste: puts the rendered rows back into full pictures.
-        block: rows rendered at once, at most: memory does not grow with the audio.
+        block: rows rendered at once, at most; 0: 2 on a CPU, where more are no faster and take more memory, else 8.
         pose: "source" (the head moves as in the source) or "generator" (as the generator says).
     Raises:
         InputError: something the renderer needs is made by nobody, or the motion spaces differ.
@@ -67,14 +70,15 @@ class Talker:
         encoders: dict[str, Encoder],
         generator: Generator | None = None,
         paste: Paste | None = None,
-        block: int = 8,
+        block: int = 0,
         pose: str = "source",
     ) -> None:
         self.renderer, self.source, self.encoders = renderer.eval(), source, encoders
         self.generator = generator.eval() if generator is not None else None
-        self.paste, self.block, self.pose = paste, block, pose
+        self.paste, self.pose = paste, pose
         self.seconds = {"hear": 0.0, "move": 0.0, "render": 0.0}  # time spent since construction, by stage
         self.device = next((p.device for p in renderer.parameters()), torch.device("cpu"))
+        self.block = block or (2 if self.device.type == "cpu" else 8)
         self._check()
         first = source.clip([0], renderer.source_needs) if renderer.source_needs else Clip()
         with torch.no_grad():
@@ -123,7 +127,10 @@ class Talker:
                 with self._timed("render"):
                     frames = self._render(done, count, heard.get(id(self.renderer)), motion)
                 yield frames
+                del frames  # not to be kept while the next are made
                 done, ready = done + count, ready - count
+                if done % FPS < count:
+                    _trim()(0)
 
     def __call__(self, audio: Tensor) -> Tensor:  # [N] -> [T,3,H,W]
         """All frames of a recording, in memory: a stream of one chunk."""
@@ -146,6 +153,17 @@ class Talker:
             clip = replace(clip, camera=camera_from_motion(motion, clip.camera.focal, clip.camera.center))
         frames = self.renderer.render(self.identity, clip.to(self.device))
         return self.paste(frames, rows) if self.paste is not None else frames
+
+
+@lru_cache(maxsize=1)
+def _trim() -> Callable[[int], int]:
+    """glibc's malloc_trim, which gives the pages of holes in the heap back; nothing with another C library.
+
+    torch asks for aligned memory, and glibc finds the hole that a picture leaves a few bytes too small for the next picture: the
+    next goes elsewhere, small things that stay keep the holes apart, and after minutes most of the heap is holes. Called once a
+    second of film it costs 5 ms; pictures outside the heap (M_MMAP_THRESHOLD) would cost as much again as rendering them.
+    """
+    return getattr(ctypes.CDLL(None), "malloc_trim", int) if sys.platform == "linux" else int
 
 
 def _with_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:

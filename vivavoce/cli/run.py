@@ -25,7 +25,7 @@ class Run:
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, from the left; 0: the only one
     pose: Literal["source", "generator"] = "source"  # whose head pose a trained person follows
-    block: int = 8  # frames rendered at once
+    block: int = 0  # frames rendered at once; 0: 2 on a CPU, 8 on a GPU
     seed: int = 0  # of the idle motion: blinks, small turns of the head
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
