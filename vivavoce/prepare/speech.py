@@ -81,4 +81,4 @@ def verify(folder: Folder) -> None:
 
 
 FILES = (*(f"aud_{name}.npy" for name in speech.names()), *(form.file for form in features.LINEAGE.values()))
-STEP = Step("speech", 2, 2, ("audio",), ("aud.npy", *FILES), run, verify)
+STEP = Step("speech", 2, 3, ("audio",), ("aud.npy", *FILES), run, verify)

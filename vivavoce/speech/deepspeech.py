@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vivavoce import assets
 from vivavoce.protobuf import fields, integers, message
@@ -105,10 +106,13 @@ class Network(nn.Module):
         for layer in (self.h1, self.h2, self.h3):
             x = layer(x).clamp(0, CLIP)
         forward, ahead = self.ahead(x[:, :block].flatten(0, 1), ahead)  # the blocks follow each other without a gap
+        driven = F.linear(x, self.back.weight_ih, self.back.bias_ih + self.back.bias_hh)  # all steps at once: most of the work
         h = c = x.new_zeros(len(x), self.back.hidden_size)
         backward: list[Tensor] = []
         for step in reversed(range(x.shape[1])):
-            h, c = (part * inside[:, step, None] for part in self.back(x[:, step], (h, c)))
+            i, f, new, o = (driven[:, step] + h @ self.back.weight_hh.T).chunk(4, 1)
+            c = (f.sigmoid() * c + i.sigmoid() * new.tanh()) * inside[:, step, None]
+            h = o.sigmoid() * c.tanh()
             backward.insert(0, h)
         both = torch.cat([forward, torch.stack(backward[:block], 1).flatten(0, 1)], 1)
         return self.h6(self.h5(both).clamp(0, CLIP)), ahead

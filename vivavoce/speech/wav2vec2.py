@@ -34,7 +34,7 @@ class Model:
 
 
 MODELS = {
-    "wav2vec2": Model("facebook/wav2vec2-base", False, 46, 4, 6),  # 768 numbers
+    "wav2vec2": Model("facebook/wav2vec2-base", False, 40, 10, 6),  # 768 numbers
     "hubert": Model("facebook/hubert-large-ls960-ft", False, 40, 20, 10),  # 1024
     "xlsr": Model("facebook/wav2vec2-large-xlsr-53", False, 40, 20, 10),  # 1024, 53 languages
     "esperanto": Model("cpierse/wav2vec2-large-xlsr-53-esperanto", True, 10, 50, 10),  # 44
