@@ -48,7 +48,7 @@ def training(preset: str, folder: Path, device: torch.device, steps: int) -> Non
     begun = time.perf_counter()
     torch.manual_seed(0)
     method.setup(person)
-    print(f"setup of {len(method.gaussians)} Gaussians at {person.size}: {time.perf_counter() - begun:.1f} s")
+    print(f"setup of {len(method.avatar.gaussians)} Gaussians at {person.size}: {time.perf_counter() - begun:.1f} s")
     method.to(device).train()
     optimizers, needs = method.optimizers(), method.needs | method.loss_needs
     begun = time.perf_counter()
@@ -71,12 +71,14 @@ def drawing(method: EgsTalker, person: Person, device: torch.device, times: int)
             taken = seconds(lambda clip=clip: method.render(heard, clip), device, times)  # type: ignore[misc]
             print(f"drawing, batch {rows}: {taken / len(clip) * 1e3:7.2f} ms a frame, {len(clip) / taken:7.1f} frames/s")
         clip = person.clip([0], method.needs).to(device)
-        code = method.code(clip.camera)
-        head = method.moved(heard, clip, code)[:5]
+        assert clip.camera is not None and clip.body is not None
+        camera, body = clip.camera, clip.body
+        code = method.avatar.code(camera)
+        head, _ = method.moved(heard, clip, code)
         parts: dict[str, Callable[[], Any]] = {
-            "torso and background": lambda: method.torso(code, clip.body, person.size),
+            "torso and background": lambda: method.avatar.torso(code, body, person.size),
             "deformation": lambda: method.moved(heard, clip, code),
-            "splats": lambda: splats.render(*head, clip.camera, person.size),
+            "splats": lambda: splats.render(*head, camera, person.size),
         }
         for name, work in parts.items():
             print(f"  {name:<22}{seconds(work, device, times) * 1e3:7.2f} ms")

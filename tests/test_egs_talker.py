@@ -12,7 +12,8 @@ from tests.synthetic import SyntheticPerson
 from vivavoce import registry
 from vivavoce.face import points as face_points
 from vivavoce.face import pose
-from vivavoce.methods.egs_talker import EgsTalker, pose_code
+from vivavoce.methods.egs_talker import EgsTalker
+from vivavoce.nn.avatar import pose_code
 from vivavoce.types import Camera, Clip, InputError
 
 NEEDS = EgsTalker.needs | EgsTalker.loss_needs
@@ -86,7 +87,7 @@ def test_frames_are_as_large_as_the_camera_says() -> None:
 
 def test_density_control_fires_and_a_checkpoint_of_another_size_loads() -> None:
     method, person, _ = trained(14, grow_every=4, grow_until=0.9, points=200, most=230, grow_share=0.1)
-    assert len(method.gaussians) != 200 and len(method.gaussians) <= 230
+    assert len(method.avatar.gaussians) != 200 and len(method.avatar.gaussians) <= 230
     other = registry.create("egs_talker", "tiny", points=200)
     assert isinstance(other, EgsTalker)
     other.load_state_dict(method.state_dict())
@@ -101,7 +102,7 @@ def test_coarse_steps_leave_the_deformation_alone() -> None:
     method, _, _ = trained(3, coarse=3)
     fresh, _ = started(steps=3, coarse=3)
     assert torch.equal(method.deform.weight, fresh.deform.weight)
-    assert not torch.equal(method.gaussians.colours, fresh.gaussians.colours)
+    assert not torch.equal(method.avatar.gaussians.colours, fresh.avatar.gaussians.colours)
 
 
 def test_pose_code_is_zero_at_its_center_and_tells_turn_and_place() -> None:

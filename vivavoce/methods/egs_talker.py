@@ -17,20 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vivavoce import losses
-from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
-from vivavoce.face import regions
 from vivavoce.method import Renderer
+from vivavoce.nn import avatar
 from vivavoce.nn.attention import AgentAttention, spread
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.gaussians import Gaussians
+from vivavoce.nn.avatar import Avatar, Drawn, Moved
 from vivavoce.nn.kan import kan
 from vivavoce.nn.planes import Planes
-from vivavoce.nn.torso import Torso
 from vivavoce.registry import register
-from vivavoce.render import splats
-from vivavoce.types import Camera, Clip, Source
+from vivavoce.types import Clip, Source
 
 
 @dataclass
@@ -64,35 +60,12 @@ class Config:
     seed: int = 0  # of everything random
 
 
-HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes the Gaussians draw
-SETUP = frozenset({"camera", "frames", "labels", "torso", "background", "body"})
-
-
 class Heard(NamedTuple):
     """The parts of the deformation that depend on no frame."""
 
     agents: Tensor  # [A,D] features of the agents
     own: Tensor  # [N,hidden] each Gaussian's part of the decoder's first layer
     weights: Tensor  # [N,A] how much each Gaussian listens to each agent
-
-
-class Moved(NamedTuple):
-    """The Gaussians of T rows."""
-
-    means: Tensor  # [T,N,3] metres
-    quaternions: Tensor  # [T,N,4]
-    scales: Tensor  # [T,N,3] metres
-    opacities: Tensor  # [T,N]
-    colours: Tensor  # [T,N,3]
-    offsets: Tensor | None  # [T,N,14] before the bounds
-
-
-def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
-    """Small turn of the head away from `center` (axis times sine, rad) and its place before the camera (metres)."""
-    turn = camera.pose[:, :3, :3] @ center.t()
-    axis = torch.stack([turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], 1) / 2
-    place = -(camera.pose[:, :3, :3].transpose(1, 2) @ camera.pose[:, :3, 3:])[..., 0]
-    return torch.cat([axis, place], 1)
 
 
 @register(
@@ -104,8 +77,8 @@ def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,
 class EgsTalker(Renderer):
     """One person's head as Gaussians that speech, eyes and camera move, over a learned torso and background."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"camera", "speech", "eyes", "body"})
-    loss_needs: ClassVar[frozenset[str]] = frozenset({"frames", "labels", "mouth"})
+    needs: ClassVar[frozenset[str]] = avatar.NEEDS | {"speech", "eyes"}
+    loss_needs: ClassVar[frozenset[str]] = avatar.LOSS_NEEDS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
             steps=24, coarse=4, batch=2, size=48, points=300, most=400, grow_every=6, planes=(8, 16), channels=4, embedding=4,
@@ -118,21 +91,16 @@ class EgsTalker(Renderer):
     speech = "whisper"
     window = (16, 8)
 
-    size: Tensor
-    focal: Tensor
-    pose_mean: Tensor
-    pose_deviation: Tensor
-    pose_center: Tensor
     agents: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._build(config.points, 8, (config.size, config.size))
+        self._build(config.points, (config.size, config.size), 8)
 
-    def _build(self, count: int, speech: int, size: tuple[int, int]) -> None:
-        """The parts, for so many Gaussians, features of speech and pixels; a checkpoint decides them when one is loaded."""
+    def _build(self, count: int, size: tuple[int, int], speech: int) -> None:
+        """The parts, for so many Gaussians, pixels and features of speech; a checkpoint decides them when one is loaded."""
         c: Config = self.config
-        self.gaussians = Gaussians(count, c.embedding)
+        self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise)
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
         self.feature = nn.Sequential(nn.Linear(self.planes.width + 27 + c.embedding, c.width), nn.LayerNorm(c.width))
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
@@ -146,64 +114,32 @@ class EgsTalker(Renderer):
         self.deform = nn.Linear(c.hidden, 14)
         nn.init.normal_(self.deform.weight, std=2e-3)
         nn.init.zeros_(self.deform.bias)
-        self.torso = Torso(size, 6, c.flow_cells)
-        self.register_buffer("size", torch.tensor(size))
-        self.register_buffer("focal", torch.tensor(float(size[0])))  # px, of the training images
-        self.register_buffer("pose_mean", torch.zeros(6))
-        self.register_buffer("pose_deviation", torch.ones(6))
-        self.register_buffer("pose_center", torch.eye(3))
         self.register_buffer("agents", torch.zeros(min(c.agents, count), dtype=torch.long))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As torch's, with as many Gaussians, speech features and pixels as the checkpoint has."""
-        device = self.size.device
-        size = tuple(state_dict["torso.picture"].shape[1:])
-        self._build(len(state_dict["gaussians.means"]), len(state_dict["audio.mean"]), size)
+        device = self.agents.device
+        self._build(*Avatar.measures(state_dict, "avatar"), len(state_dict["audio.mean"]))
         self.to(device)
         return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def setup(self, source: Source) -> None:
-        """Gaussians over the tracked head, coloured from a few frames; torso, background and statistics of the signals."""
+        """The avatar from the tracked head, statistics of the signals, and a first notion of what speech does to the mouth."""
         rows = torch.linspace(0, len(source) - 1, min(len(source), 1500)).long()
         every = source.clip(rows, {"camera", "speech", "landmarks"})
-        some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), 24)).long(), SETUP)
-        assert every.camera is not None and every.speech is not None and every.landmarks is not None and some.camera is not None
-        assert some.body is not None and some.frames is not None and some.labels is not None
-        assert some.torso is not None and some.background is not None
-        self._build(self.config.points, every.speech.shape[2], source.size)
+        assert every.camera is not None and every.speech is not None and every.landmarks is not None
+        self._build(self.config.points, source.size, every.speech.shape[2])
         self.audio.fit(every.speech)
         self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
-        u, _, v = torch.linalg.svd(every.camera.pose[:, :3, :3].mean(0))
-        self.pose_center.copy_(u @ v)
-        self.focal.copy_(every.camera.focal[0, 0])
-        raw = pose_code(every.camera, self.pose_center)
-        self.pose_mean.copy_(raw.mean(0))
-        self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
-        near = self.code(some.camera).square().sum(1).argsort()[:8]  # rows in which the head is nearest to its mean pose
-        head = torch.isin(some.labels, torch.tensor(HEAD))
-        triangles, lips = torch.from_numpy(face_mesh.triangles()), torch.tensor(regions.LIPS_INNER)
-        mesh: Tensor = source.mesh  # type: ignore[attr-defined]
-        seeds = face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], self.config.points)
-        colours = face_points.colours_of(seeds.means, some.camera, some.frames)
-        colours[seeds.part == 2] = torch.tensor([0.35, 0.18, 0.17])  # the mouth's inside, unseen in the mean picture
-        if len(seeds.means) != self.config.points:  # a head without a pixel beside the mesh has no shell
-            self.gaussians = Gaussians(len(seeds.means), self.config.embedding)
-        self.gaussians.start(seeds.means, colours, (seeds.spacing * 0.75).clamp(2e-4, 8e-3))
-        margin = 0.1 * (seeds.means.amax(0) - seeds.means.amin(0))
-        self.planes.low.copy_(seeds.means.amin(0) - margin)
-        self.planes.high.copy_(seeds.means.amax(0) + margin)
-        self.agents = spread(seeds.means, self.config.agents)
-        self.torso.start(some.torso[near], some.body[near], some.background[0])
-
-    def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
-        """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
-        return ((pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation).clamp(-3, 3)
+        self.avatar.start(source, every.camera)
+        self.planes.low.copy_(self.avatar.low)
+        self.planes.high.copy_(self.avatar.high)
+        self.agents = spread(self.avatar.gaussians.means, self.config.agents)
 
     def encode(self, source: Clip | None = None) -> Heard:
         """All that no frame changes: what each Gaussian is like and which agents it listens to."""
-        g = self.gaussians
-        place = (g.means - self.planes.low) / (self.planes.high - self.planes.low) * 2 - 1
+        g, place = self.avatar.gaussians, self.avatar.places()
         waves = torch.cat([place * torch.pi / 2 * 2**k for k in range(4)], 1)  # smooth from the first step on, unlike new planes
         features = self.feature(torch.cat([8 * self.planes(g.means), place, waves.sin(), waves.cos(), g.embeddings], 1))
         agents = features[self.agents]
@@ -217,83 +153,47 @@ class EgsTalker(Renderer):
         values = self.attention.values(heard.agents, self.token_norm(torch.stack(tokens, 1)))  # [T,A,D]
         return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))
 
-    def moved(self, heard: Heard | None, clip: Clip, code: Tensor) -> Moved:
-        """The Gaussians of every row, as the splats want them; without `heard` the head does not move."""
-        g, rows = self.gaussians, len(code)
-        parts = (p.expand(rows, *p.shape) for p in (g.means, g.quaternions, g.log_scales, g.logits, g.colours))
-        means, turns, scales, logits, colours = parts
-        offsets = None
-        if heard is not None:
-            offsets = self._offsets(heard, clip, code)
-            place, shape, turn, opacity, colour = offsets.split((3, 3, 4, 1, 3), dim=2)
-            means = means + torch.tanh(place) * self.config.reach
-            scales, turns = scales + 0.5 * torch.tanh(shape), turns + 0.5 * torch.tanh(turn)
-            logits, colours = logits + 4 * torch.tanh(opacity[..., 0]), colours + 0.5 * torch.tanh(colour)
-        return Moved(means, turns, scales.exp(), logits.sigmoid(), colours, offsets)
+    def moved(self, heard: Heard | None, clip: Clip, code: Tensor) -> tuple[Moved, Tensor | None]:
+        """The Gaussians of every row, and their offsets before the bounds [T,N,14]; without `heard` the head does not move."""
+        if heard is None:
+            return self.avatar.moved(len(code)), None
+        offsets = self._offsets(heard, clip, code)
+        place, shape, turn, opacity, colour = torch.tanh(offsets).split((3, 3, 4, 1, 3), dim=2)
+        reach = self.config.reach
+        return self.avatar.moved(len(code), place * reach, 0.5 * shape, 0.5 * turn, 4 * opacity[..., 0], 0.5 * colour), offsets
 
-    def _draw(self, clip: Clip, heard: Heard | None, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Frames [T,3,H,W], alpha of the head [T,H,W], the torso's flow, and the offsets (None: a head that does not move)."""
-        assert clip.camera is not None and clip.body is not None
-        code = self.code(clip.camera)
-        if self.training:  # a pose known exactly is the number of its frame, and the frame is learned by heart
-            code = code + self.config.noise * torch.randn_like(code)
-        behind, flow = self.torso(code, clip.body, size)
-        head = self.moved(heard, clip, code)
-        drawn = splats.render(*head[:5], clip.camera, size)
-        return drawn.image + (1 - drawn.alpha[:, None]) * behind, drawn.alpha, flow, head.offsets
+    def _draw(self, clip: Clip, heard: Heard | None, size: tuple[int, int]) -> tuple[Drawn, Tensor | None]:
+        assert clip.camera is not None
+        code = self.avatar.heard_code(clip.camera)
+        moved, offsets = self.moved(heard, clip, code)
+        return self.avatar.draw(moved, clip, code, size), offsets
 
     def render(self, identity: Heard | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        zoom, (x, y) = float(clip.camera.focal[0, 0]) / float(self.focal), clip.camera.center[0].tolist()
-        height, width = self.size.tolist()
-        near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
-        rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
-        return self._draw(clip, identity if identity is not None else self.encode(), (rows, columns))[0].clamp(0, 1)
+        size = self.avatar.canvas(clip.camera)
+        return self._draw(clip, identity if identity is not None else self.encode(), size)[0].frames.clamp(0, 1)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, moving=True)
 
     def _losses(self, clip: Clip, moving: bool) -> dict[str, Tensor]:
         c: Config = self.config
-        assert clip.frames is not None and clip.labels is not None and clip.mouth is not None
-        target, size = clip.frames, (clip.frames.shape[2], clip.frames.shape[3])
-        frames, alpha, flow, offsets = self._draw(clip, self.encode() if moving else None, size)
-        head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device))
-        mouth = losses.boxes(clip.mouth, size)
-        still = offsets[..., :11].abs().mean() if offsets is not None else alpha.new_zeros(())
-        return {
-            "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
-            "lips": c.lips * losses.l1(frames, target, mouth),
-            "structure": c.structure * losses.dssim(frames, target, 8, 0, 4),
-            "mask": c.mask * (alpha - head.to(alpha)).abs().mean(),
-            "smooth": 1e-2 * losses.bending(flow) + 1e-3 * self.planes.variation() + 1e-4 * still,
-        }
+        assert clip.frames is not None
+        drawn, offsets = self._draw(clip, self.encode() if moving else None, (clip.frames.shape[2], clip.frames.shape[3]))
+        values = self.avatar.losses(drawn, clip, c.lips, c.structure, c.mask)
+        still = offsets[..., :11].abs().mean() if offsets is not None else 0.0
+        return values | {"smooth": values["smooth"] + 1e-3 * self.planes.variation() + 1e-4 * still}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """One Adam; the rates of places, shapes and pictures are those of the Gaussian-splatting family, in metres."""
-        g, rate = self.gaussians, self.config.rate
-        groups: list[tuple[list[nn.Parameter], float]] = [
-            ([g.means], 0.05), ([g.quaternions], 1), ([g.log_scales], 5), ([g.logits], 30), ([g.colours], 5), ([g.embeddings], 5),
-            (list(self.planes.parameters()), 5), ([self.torso.picture], 2), ([self.torso.plate], 1),
-        ]  # fmt: skip
-        named = {id(p) for parameters, _ in groups for p in parameters}
-        groups.append(([p for p in self.parameters() if id(p) not in named], 1))
-        entries = [{"params": p, "lr": rate * factor, "base": rate * factor} for p, factor in groups]
-        return [torch.optim.Adam(entries, eps=1e-15, fused=True)]
+        return [avatar.adam(self, [*self.avatar.groups(), (list(self.planes.parameters()), 5)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head first, then the moving one; Gaussians split and dropped now and then."""
         c: Config = self.config
         values = self._losses(clip, moving=step >= c.coarse)
-        optimizer = optimizers[0]
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * 0.05 ** (step / max(c.steps, 1))
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(values.values())).sum().backward()
-        self.gaussians.watch()
-        optimizer.step()
+        avatar.descend(optimizers[0], values, step / max(c.steps, 1), self.avatar)
         if step and step % c.grow_every == 0 and step < c.grow_until * c.steps:
-            self.gaussians.control(optimizer, c.grow_share, c.most)
-            self.agents = spread(self.gaussians.means.detach(), c.agents)
+            self.avatar.gaussians.control(optimizers[0], c.grow_share, c.most)
+            self.agents = spread(self.avatar.gaussians.means.detach(), c.agents)
         return {name: value.detach() for name, value in values.items()}

@@ -1,0 +1,210 @@
+"""One person as 3-D Gaussians before a learned torso and background: all that the Gaussian family has in common.
+
+A method of the family says how speech moves the Gaussians; where they start, how they are drawn, what the picture is compared
+with, how fast each part learns and when the set grows stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vivavoce import losses
+from vivavoce.face import mesh as face_mesh
+from vivavoce.face import points as face_points
+from vivavoce.face import regions
+from vivavoce.nn.gaussians import Gaussians
+from vivavoce.nn.torso import Torso
+from vivavoce.render import splats
+from vivavoce.types import Camera, Clip, Source
+
+HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes the Gaussians draw
+NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
+LOSS_NEEDS = frozenset({"frames", "labels", "mouth"})  # and the losses beside them
+SETUP = frozenset({"camera", "frames", "labels", "torso", "background", "body"})
+PRETTY = 24  # rows of which the first colours are made
+NEAR = 8  # of them nearest to the mean pose make the torso
+
+
+class Moved(NamedTuple):
+    """The Gaussians of T rows, as the splats want them."""
+
+    means: Tensor  # [T,N,3] metres
+    quaternions: Tensor  # [T,N,4]
+    scales: Tensor  # [T,N,3] metres
+    opacities: Tensor  # [T,N]
+    colours: Tensor  # [T,N,3]
+
+
+class Drawn(NamedTuple):
+    """What `Avatar.draw` makes."""
+
+    frames: Tensor  # [T,3,H,W]
+    alpha: Tensor  # [T,H,W] of the head
+    flow: Tensor  # [T,2,cells,cells] of the torso
+
+
+def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
+    """Small turn of the head away from `center` (axis times sine, rad) and its place before the camera (metres)."""
+    turn = camera.pose[:, :3, :3] @ center.t()
+    axis = torch.stack([turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], 1) / 2
+    place = -(camera.pose[:, :3, :3].transpose(1, 2) @ camera.pose[:, :3, 3:])[..., 0]
+    return torch.cat([axis, place], 1)
+
+
+class Avatar(nn.Module):
+    """Args:
+    count: Gaussians. embedding: free features of each. size: H, W of the training images. cells: of the torso's flow.
+    noise: standard deviations added to the head's pose code (not to the camera) while training: a pose known exactly is the
+        number of its frame, and the frame is learned by heart.
+    """
+
+    size: Tensor
+    focal: Tensor
+    low: Tensor
+    high: Tensor
+    pose_mean: Tensor
+    pose_deviation: Tensor
+    pose_center: Tensor
+
+    def __init__(self, count: int, embedding: int = 0, size: tuple[int, int] = (512, 512), cells: int = 12, noise: float = 0.0) -> None:
+        super().__init__()
+        self.noise = noise
+        self.gaussians = Gaussians(count, embedding)
+        self.torso = Torso(size, 6, cells)
+        self.register_buffer("size", torch.tensor(size))
+        self.register_buffer("focal", torch.tensor(float(size[0])))  # px, of the training images
+        self.register_buffer("low", -torch.ones(3))  # box around the head, metres
+        self.register_buffer("high", torch.ones(3))
+        self.register_buffer("pose_mean", torch.zeros(6))
+        self.register_buffer("pose_deviation", torch.ones(6))
+        self.register_buffer("pose_center", torch.eye(3))
+
+    @staticmethod
+    def measures(state: dict[str, Tensor], name: str) -> tuple[int, tuple[int, int]]:
+        """Gaussians and picture size of the avatar called `name` in a checkpoint."""
+        height, width = state[f"{name}.torso.picture"].shape[1:]
+        return len(state[f"{name}.gaussians.means"]), (height, width)
+
+    @torch.no_grad()
+    def start(self, source: Source, cameras: Camera) -> None:
+        """Gaussians over the tracked head, coloured from a few frames; torso and background; statistics of the training cameras."""
+        u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
+        self.pose_center.copy_(u @ v)
+        self.focal.copy_(cameras.focal[0, 0])
+        raw = pose_code(cameras, self.pose_center)
+        self.pose_mean.copy_(raw.mean(0))
+        self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
+        some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), PRETTY)).long(), SETUP)
+        assert some.camera is not None and some.body is not None and some.frames is not None and some.labels is not None
+        assert some.torso is not None and some.background is not None
+        near = self.code(some.camera).square().sum(1).argsort()[:NEAR]  # rows in which the head is nearest to its mean pose
+        head = torch.isin(some.labels, torch.tensor(HEAD))
+        triangles, lips = torch.from_numpy(face_mesh.triangles()), torch.tensor(regions.LIPS_INNER)
+        mesh: Tensor = source.mesh  # type: ignore[attr-defined]
+        count, embedding = len(self.gaussians), self.gaussians.embeddings.shape[1]
+        seeds = face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], count)
+        colours = face_points.colours_of(seeds.means, some.camera, some.frames)
+        colours[seeds.part == 2] = torch.tensor([0.35, 0.18, 0.17])  # the mouth's inside, unseen in the mean picture
+        if len(seeds.means) != count:  # a head without a pixel beside the mesh has no shell
+            self.gaussians = Gaussians(len(seeds.means), embedding)
+        self.gaussians.start(seeds.means, colours, (seeds.spacing * 0.75).clamp(2e-4, 8e-3))
+        margin = 0.1 * (seeds.means.amax(0) - seeds.means.amin(0))
+        self.low.copy_(seeds.means.amin(0) - margin)
+        self.high.copy_(seeds.means.amax(0) + margin)
+        self.torso.start(some.torso[near], some.body[near], some.background[0])
+
+    def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
+        """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
+        return ((pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation).clamp(-3, 3)
+
+    def heard_code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
+        """As `code`, blurred while training."""
+        code = self.code(camera)
+        return code + self.noise * torch.randn_like(code) if self.training else code
+
+    def places(self) -> Tensor:  # [N,3]
+        """The Gaussians' places in the box around the head, -1 to 1."""
+        return (self.gaussians.means - self.low) / (self.high - self.low) * 2 - 1
+
+    def moved(
+        self,
+        rows: int,
+        place: Tensor | None = None,  # [T,N,3] metres
+        stretch: Tensor | None = None,  # [T,N,3] of the logarithm of the scales
+        turn: Tensor | None = None,  # [T,N,4]
+        opacity: Tensor | None = None,  # [T,N] of the logit
+        colour: Tensor | None = None,  # [T,N,3]
+    ) -> Moved:
+        """The Gaussians of so many rows, changed by what is given."""
+        g = self.gaussians
+        means, turns, scales, logits, colours = (
+            p.expand(rows, *p.shape) if change is None else p + change
+            for p, change in zip(
+                (g.means, g.quaternions, g.log_scales, g.logits, g.colours), (place, turn, stretch, opacity, colour), strict=True
+            )
+        )
+        return Moved(means, turns, scales.exp(), logits.sigmoid(), colours)
+
+    def draw(self, moved: Moved, clip: Clip, code: Tensor, size: tuple[int, int]) -> Drawn:
+        """The Gaussians before torso and background, for each row of the clip (camera, body)."""
+        assert clip.camera is not None and clip.body is not None
+        behind, flow = self.torso(code, clip.body, size)
+        drawn = splats.render(*moved, clip.camera, size)
+        return Drawn(drawn.image + (1 - drawn.alpha[:, None]) * behind, drawn.alpha, flow)
+
+    def canvas(self, camera: Camera) -> tuple[int, int]:
+        """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""
+        zoom, (x, y) = float(camera.focal[0, 0]) / float(self.focal), camera.center[0].tolist()
+        height, width = self.size.tolist()
+        near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
+        rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
+        return rows, columns
+
+    def losses(self, drawn: Drawn, clip: Clip, lips: float, structure: float, mask: float) -> dict[str, Tensor]:
+        """Frames against the clip's (frames, labels, mouth).
+
+        Args:
+            lips: weight of the mouth's box. structure: of (1 - SSIM) / 2. mask: of the head's outline.
+        """
+        assert clip.frames is not None and clip.labels is not None and clip.mouth is not None
+        frames, target = drawn.frames, clip.frames
+        head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device)).to(frames)
+        mouth = losses.boxes(clip.mouth, (target.shape[2], target.shape[3]))
+        return {
+            "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
+            "lips": lips * losses.l1(frames, target, mouth),
+            "structure": structure * losses.dssim(frames, target, 8, 0, 4),
+            "mask": mask * (drawn.alpha - head).abs().mean(),
+            "smooth": 1e-2 * losses.bending(drawn.flow),
+        }
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters and their learning rate as a multiple of the networks', as in the Gaussian-splatting family, in metres."""
+        g = self.gaussians
+        return [
+            ([g.means], 0.05), ([g.quaternions], 1), ([g.log_scales], 5), ([g.logits], 30), ([g.colours], 5), ([g.embeddings], 5),
+            ([self.torso.picture], 2), ([self.torso.plate], 1),
+        ]  # fmt: skip
+
+
+def adam(method: nn.Module, groups: Iterable[tuple[list[nn.Parameter], float]], rate: float) -> torch.optim.Adam:
+    """One Adam over the groups, each at its multiple of `rate`, and over every other parameter of the method at `rate`."""
+    groups = list(groups)
+    named = {id(p) for parameters, _ in groups for p in parameters}
+    groups.append(([p for p in method.parameters() if id(p) not in named], 1))
+    entries = [{"params": p, "lr": rate * factor, "base": rate * factor} for p, factor in groups]
+    return torch.optim.Adam(entries, eps=1e-15, fused=True)
+
+
+def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: float, avatar: Avatar) -> None:
+    """One step down the sum of the losses, `done` (0..1) of the way; rates fall to a twentieth along it."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * 0.05**done
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(values.values())).sum().backward()
+    avatar.gaussians.watch()
+    optimizer.step()
