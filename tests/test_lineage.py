@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import wave
 from collections.abc import Callable
@@ -98,7 +99,7 @@ def test_each_family_trains(made: tuple[str, Maker], tmp_path: Path, heard: None
     person = Person(maker.place, **options)
     assert person.clip([0], needs).missing(needs) == []
     config = registry.configure("egs_talker", "tiny")
-    config.steps, config.warm, config.coarse = 6, 10, 2
+    config.steps, config.warm, config.coarse, config.batch, config.points, config.most = 3, 2, 1, 1, 150, 200
     run = train("egs_talker", person, tmp_path / "run", config, speech=feature)
     assert (run / "model.safetensors").is_file()
     losses = np.genfromtxt(run / "log.csv", delimiter=",", names=True)
@@ -158,6 +159,24 @@ def test_pictures_lost_later_are_told_and_the_others_stay(tmp_path: Path, heard:
     with pytest.raises(InputError, match="pictures were lost"):
         prepare(tmp_path, only="body")
     assert (tmp_path / "ori_imgs" / "4.jpg").is_file()
+
+
+def test_poses_counted_without_faceless_frames_find_their_frames(tmp_path: Path) -> None:
+    """RAD-NeRF's tracker passes over frame 9 and gives its number to the pose of frame 10, and so on."""
+    maker = er_nerf(tmp_path)
+    (tmp_path / "ori_imgs" / "9.lms").unlink()
+    matrices = np.delete(maker.truth.matrices(), 9, 0)
+    for name, rows in (("train", range(SPLIT)), ("val", range(SPLIT, COUNT - 1))):
+        path = tmp_path / f"transforms_{name}.json"
+        frames = [{"img_id": k, "aud_id": k, "transform_matrix": matrices[k].tolist()} for k in rows]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "frames": frames}))
+    person = Person(tmp_path)
+    assert person.rows.tolist() == [k for k in range(COUNT) if k != 9]
+    camera = person.clip(slice(None), {"camera"}).camera
+    assert camera is not None
+    away = pose.project(camera, torch.from_numpy(maker.truth.mesh).float()).numpy() - np.delete(maker.truth.seen(maker.truth.mesh), 9, 0)
+    assert np.abs(away).max() < 1e-2
+    assert len(Person(tmp_path, split="val")) == COUNT - 1 - SPLIT
 
 
 def test_action_units_that_are_a_placeholder_are_not_believed(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ TalkingGaussian), from SyncTalk's `bs.npy`, or, where there is neither, from the
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,22 @@ APART = 0.03  # metres: standard deviation of the place of the lineage's origin 
 TURNED, AWAY = 0.6, 0.15  # rad, metres: no tracker's head is turned or moved so far against the canonical one
 OPEN = 95  # percentile of the eye's height that counts as open
 SHUT = 0.35  # of that height: landmarks of a shut eye still lie apart
+
+
+def true_numbers(folder: Path) -> dict[int, int]:  # img_id as it is written -> the frame meant
+    """RAD-NeRF's tracker passes over frames without landmarks and counts on, so that each later pose has the number of an earlier frame.
+
+    Known by numbers that run from 0 to one less than there are landmark files, while frames between lack theirs. Else empty.
+    """
+    names = [p.name for p in (folder / "ori_imgs").iterdir()] if (folder / "ori_imgs").is_dir() else []
+    found = sorted(int(n[:-4]) for n in names if n.endswith(".lms") and n[:-4].isdecimal())
+    if found == list(range(len(found))):
+        return {}
+    numbers: list[int] = []
+    for name in ("transforms_train.json", "transforms_val.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # told by who needs the file
+            numbers += [int(f["img_id"]) for f in json.loads((folder / name).read_text())["frames"]]
+    return dict(enumerate(found)) if sorted(numbers) == list(range(len(found))) else {}
 
 
 def openness(landmarks: Tensor) -> Tensor:  # [T,68,2] px, a whole clip -> [T,2] left, right; 0 shut to 1 open

@@ -181,11 +181,13 @@ class Person:
 
     def _cameras(self, split: str) -> list[dict[str, Any]]:
         frames: list[dict[str, Any]] = []
+        true = lineage.true_numbers(self.folder)
         for name in ("train", "val") if split == "all" else (split,):
             path = self._file(f"transforms_{name}.json", "cameras")
             try:
                 table = json.loads(path.read_text())
-                frames += [{**f, "focal_len": table["focal_len"], "cx": table["cx"], "cy": table["cy"]} for f in table["frames"]]
+                lens = {key: table[key] for key in ("focal_len", "cx", "cy")}
+                frames += [{**f, **lens, "img_id": true.get(int(f["img_id"]), int(f["img_id"]))} for f in table["frames"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(path, f"not a transforms file ({error})", self._remedy("cameras")) from error
         return sorted(frames, key=lambda f: int(f["img_id"]))

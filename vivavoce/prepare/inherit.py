@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vivavoce.data import features
+from vivavoce.data.lineage import true_numbers
 from vivavoce.media import probe
 from vivavoce.prepare.folder import Folder, sha256
 from vivavoce.types import FPS, InputError
@@ -40,7 +41,8 @@ def inherit(folder: Folder, steps: Sequence[Any]) -> None:
         width, height = first.size
     faces, box = _faces(folder, len(numbers))
     keep_sound(folder)
-    held = [int(f["img_id"]) for f in json.loads(folder.file(CAMERAS[1]).read_text())["frames"]]
+    true = true_numbers(folder.path)
+    held = [true.get(int(f["img_id"]), int(f["img_id"])) for f in json.loads(folder.file(CAMERAS[1]).read_text())["frames"]]
     facts: dict[str, Any] = {"size": [height, width], "rate": FPS, "frames": len(numbers), "crop": None, "faces": faces, "face": box}
     facts |= {"id": folder.path.resolve().name, "split": min(held, default=len(numbers) * 10 // 11)}
     if not folder.clip.get("video"):
