@@ -107,14 +107,14 @@ class Talker:
         waits = [self.encoders[m.speech].lookahead + 20 * m.window[1] for m in self._listeners()]
         return max(waits, default=0)
 
-    @torch.no_grad()
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:  # [n] or [n,640] -> [m,3,H,W], m <= block
         """Frames for a stream of audio at 16 kHz, as soon as each is final. ceil(samples / 640) frames in total."""
         ears = {id(m): _Ear(self.encoders[m.speech], m.window) for m in self._listeners()}
-        state: Any = self.generator.start(self.first) if self.generator is not None else None
+        with self._stage("move"):
+            state: Any = self.generator.start(self.first) if self.generator is not None else None
         done = 0
         for samples, last in _with_last(chunks):
-            with self._timed("hear"):
+            with self._stage("hear"):
                 ready = min((ear.push(samples.reshape(-1), last) for ear in ears.values()), default=0)
             while ready:
                 count = min(self.block, ready)
@@ -122,9 +122,9 @@ class Talker:
                 motion: Motion | None = None
                 if self.generator is not None:
                     speech = heard.get(id(self.generator))
-                    with self._timed("move"):
+                    with self._stage("move"):
                         motion, state = self.generator.generate(Clip(speech=speech), state)
-                with self._timed("render"):
+                with self._stage("render"):
                     frames = self._render(done, count, heard.get(id(self.renderer)), motion)
                 yield frames
                 del frames  # not to be kept while the next are made
@@ -137,9 +137,11 @@ class Talker:
         return torch.cat(list(self.stream([audio])))
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _stage(self, stage: str) -> Iterator[None]:
+        """Timed, and without gradients (torch.no_grad around `stream` itself would keep the last frames)."""
         begun = time.perf_counter()
-        yield
+        with torch.no_grad():
+            yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # a kernel still running belongs to its stage
         self.seconds[stage] += time.perf_counter() - begun
