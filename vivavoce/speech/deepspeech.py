@@ -84,7 +84,7 @@ def _array(tensor: memoryview) -> NDArray[np.float32] | None:
             values.append(message(value))
     if kind != FLOAT32:
         return None
-    array = np.frombuffer(b"".join(values), "<f4")
+    array = np.frombuffer(values[0] if len(values) == 1 else b"".join(values), "<f4")
     return np.broadcast_to(array[0], shape) if len(array) == 1 else array.reshape(shape)  # one value may stand for all
 
 
@@ -120,7 +120,8 @@ class Network(nn.Module):
 
 def from_graph(found: dict[str, NDArray[np.float32]]) -> Network:
     """The network with the constants of Mozilla's graph. Raises KeyError, ValueError or RuntimeError when they are another network's."""
-    network = Network(found["h1"].shape[1], found["h6"].shape[1])
+    with torch.device("meta"):  # half a gigabyte: the graph's numbers become the network's own, not copies beside it
+        network = Network(found["h1"].shape[1], found["h6"].shape[1])
     state: dict[str, Tensor] = {}
     for number in (1, 2, 3, 5, 6):
         state |= {f"h{number}.weight": torch.tensor(found[f"h{number}"].T), f"h{number}.bias": torch.tensor(found[f"b{number}"])}
@@ -132,9 +133,10 @@ def from_graph(found: dict[str, NDArray[np.float32]]) -> Network:
         i, j, f, o = kernel.T.chunk(4)
         weight = torch.cat([i, f, j, o])
         i, j, f, o = bias.chunk(4)
-        state[f"{ours}.weight_ih{ending}"], state[f"{ours}.weight_hh{ending}"] = weight.split(2 * network.back.hidden_size, 1)
-        state[f"{ours}.bias_ih{ending}"], state[f"{ours}.bias_hh{ending}"] = torch.cat([i, f + 1, j, o]), torch.zeros_like(bias)
-    network.load_state_dict(state)
+        wide = 2 * network.back.hidden_size
+        state |= {f"{ours}.weight_ih{ending}": weight[:, :wide].contiguous(), f"{ours}.weight_hh{ending}": weight[:, wide:].contiguous()}
+        state |= {f"{ours}.bias_ih{ending}": torch.cat([i, f + 1, j, o]), f"{ours}.bias_hh{ending}": torch.zeros_like(bias)}
+    network.load_state_dict(state, assign=True)
     return network
 
 
