@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class Prepare:
     only: Word = None  # run the step of this name and what it needs
     tracker: Word = None  # head tracker; default: as the folder was made, or mesh
     speech: tuple[str, ...] = ()  # speech encoders whose features are written; default: as the folder was made, or whisper
+    parser: Word = None  # permissive, or bisenet (weights for research only); default: as the folder was made, or permissive
+    commercial_only: bool = False  # refuse weights whose terms exclude commercial use
     size: Number = None  # side of the frames, px, when the video has to be cut; default: as the folder was made, or 512
     force: bool = False  # go on with a clip that the checks refuse
     jobs: Number = None  # videos prepared at once; default: a quarter of the cores
@@ -43,7 +46,10 @@ def do(o: Prepare) -> int:
         raise InputError(f"--jobs {o.jobs}", "is no number of videos", "give 1 or more")
     if o.ray is not None and (len(o.ray) > 1 or any(Path(a).exists() for a in o.ray)):
         raise InputError(f"--ray {' '.join(o.ray)}", "is no address of a cluster", "put the videos before --ray")
-    options: dict[str, Any] = {"task": o.task, "only": o.only, "tracker": o.tracker, "speech": list(o.speech) or None, "size": o.size}
+    if o.commercial_only:
+        os.environ["VIVAVOCE_COMMERCIAL_ONLY"] = "1"  # for the processes begun from here as well
+    options: dict[str, Any] = {name: getattr(o, name) for name in ("task", "only", "tracker", "parser", "size")}
+    options["speech"] = list(o.speech) or None
     options["force"] = o.force or None
     videos = videos_of(o.videos)
     if len(videos) > 1 or videos != list(o.videos) or o.ray is not None:

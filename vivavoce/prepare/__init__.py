@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vivavoce import assets
 from vivavoce.media import probe
 from vivavoce.prepare import inherit
 from vivavoce.prepare.folder import Folder, Options
@@ -174,12 +175,19 @@ def place(video: Path, folder: str | Path | None) -> tuple[Path | None, Path]:
     return video, video.parent if video.parent.resolve().name == video.stem else video.with_suffix("")
 
 
-def check(tracker: str | None, speech: Sequence[str] | None, size: int | None) -> None:
+def check(tracker: str | None, speech: Sequence[str] | None, size: int | None, parser: str | None = None) -> None:
     """Raises InputError for an option that no step could follow."""
-    from vivavoce.prepare.tracking import TRACKERS  # steps import this module
+    from vivavoce.prepare.parsing import PARSERS  # steps import this module
+    from vivavoce.prepare.tracking import require
 
-    if tracker is not None and tracker not in TRACKERS:
-        raise InputError(f"--tracker {tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
+    if tracker is not None:
+        require(tracker)
+    if parser is not None and parser not in PARSERS:
+        raise InputError(f"--parser {parser}", "no such parser", f"choose from: {', '.join(PARSERS)}")
+    if parser == "bisenet" and assets.commercial_only():
+        raise InputError(
+            "--parser bisenet", f"its terms exclude commercial use ({assets.asset('face_parsing').license})", "choose permissive"
+        )
     for name in [speech] if isinstance(speech, str) else speech or ():
         if name not in encoders():
             raise InputError(f"--speech {name}", "no such speech encoder", f"choose from: {', '.join(encoders())}")
@@ -208,26 +216,27 @@ def prepare(
     progress: Report | None = None,
     size: int | None = None,
     force: bool | None = None,
+    parser: str | None = None,
 ) -> Path:
     """Make (or finish, or bring up to date) the person folder of a video; gives the folder.
 
     `video`: a video file, or a folder prepared before. `folder`: where to; default: a folder named as the video, beside it.
-    `task`, `only`: these steps and what they read; default: all. `tracker`, `speech`, `size`, `force`: see `Options`; None = as the
-    folder was made, or the default. `progress(step, done, total)` is called as the work goes on.
+    `task`, `only`: these steps and what they read; default: all. `tracker`, `speech`, `size`, `force`, `parser`: see `Options`; None = as
+    the folder was made, or the default. `progress(step, done, total)` is called as the work goes on.
     Raises InputError for a video or folder that cannot be used, a full disk, or a folder another run is at work in.
     """
     source, at = place(Path(video), folder)
     every = steps()
     named = asked(every, task, only)
     wanted = chosen(every, named)
-    check(tracker, speech, size)
+    check(tracker, speech, size, parser)
     if source is not None:
         admit(source, {s.name for s in wanted})
     try:
         where = Folder(at)
         with where.lock():
             try:
-                _work(where, source, wanted, named, where.options_for(tracker, speech, size, force), progress)
+                _work(where, source, wanted, named, where.options_for(tracker, speech, size, force, parser), progress)
             except InputError:
                 if source is not None:
                     where.abandon(source)  # while the folder is ours: another run may be waiting for it

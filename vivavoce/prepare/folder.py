@@ -50,6 +50,7 @@ class Options:
     speech: tuple[str, ...] = ("whisper",)
     size: int = 512  # px, side of ori_imgs when the video has to be cut
     force: bool = False  # go on with a clip that the checks refuse
+    parser: str = "permissive"  # who tells head, hair, neck and cloth apart
 
 
 class Folder:
@@ -210,13 +211,16 @@ class Folder:
         with suppress(OSError):  # the video itself may lie here
             self.path.rmdir()
 
-    def options_for(self, tracker: str | None, speech: Sequence[str] | None, size: int | None, force: bool | None = None) -> Options:
+    def options_for(
+        self, tracker: str | None, speech: Sequence[str] | None, size: int | None, force: bool | None = None, parser: str | None = None
+    ) -> Options:
         """The options asked for; what is not asked stays as the folder was made. Speech encoders add up."""
         kept = self.clip.get("options", {})
         asked = [speech] if isinstance(speech, str) else list(speech or ())
         encoders = tuple(dict.fromkeys([*asked, *kept.get("speech", ())])) or Options.speech
         forced = bool(kept.get("force", False) if force is None else force)
-        return Options(tracker or kept.get("tracker", Options.tracker), encoders, int(size or kept.get("size", Options.size)), forced)
+        tracker, parser = (given or kept.get(name, getattr(Options, name)) for name, given in (("tracker", tracker), ("parser", parser)))
+        return Options(str(tracker), encoders, int(size or kept.get("size", Options.size)), forced, str(parser))
 
     def choose(self, options: Options) -> None:
         """Take these options and note them."""
