@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from tests import lineage_readers as readers
 from vivavoce.data.person import Person
 from vivavoce.face import pose, regions
 from vivavoce.media import read_image
@@ -85,6 +86,19 @@ def test_mesh_lies_on_the_face_and_both_files_say_the_same(folder: Folder) -> No
     assert float(table["error"].mean()) < 0.8
     train, val = (json.loads(folder.file(f"transforms_{s}.json").read_text())["frames"] for s in ("train", "val"))
     assert len(train) == COUNT * 10 // 11 and [f["img_id"] for f in train + val] == list(range(COUNT))
+
+
+def test_older_repositories_draw_the_mesh_on_the_face(folder: Folder) -> None:
+    """By their own conventions, from either of the two files that hold the pose."""
+    scene = readers.rad_nerf(folder.path, units=False)
+    bridge = [27, 28, 29, 36, 39, 42, 45]  # of the 68: nose bridge and corners of the eyes hardly move with speech
+    away = scene.seen[:, list(regions.LANDMARKS_68)] - scene.landmarks
+    assert np.linalg.norm(away[:, bridge], axis=2).mean() < 1.5  # px
+    table = torch.load(folder.file("track_params.pt"), weights_only=True)
+    turned = readers.lineage_rotation(table["euler"].double().numpy())
+    place = readers.mesh_of(folder.path) @ turned.transpose(0, 2, 1) + table["trans"][:, None].double().numpy()
+    pixels = float(table["focal"]) * place[..., :2] / -place[..., 2:] * (1, -1) + 256
+    assert np.abs(pixels[scene.ids] - scene.seen).max() < 0.05
 
 
 def test_what_is_lost_is_made_again_and_nothing_else(folder: Folder) -> None:
