@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -127,6 +128,26 @@ def test_look_ahead_is_no_more_and_no_less_than_stated(encoder: speech.Encoder) 
         nearer = torch.cat([audio[: heard - 64], other[heard - 64 :]])  # 4 ms sooner
         used = max(used, float((speech.encode(encoder, nearer).flatten(0, 1)[: step + 1] - whole[: step + 1]).abs().max()))
     assert used > 1e-6
+
+
+def moved(encoder: speech.Encoder, device: str) -> speech.Encoder:
+    """The same encoder somewhere else."""
+    if isinstance(encoder, mel.Mel):
+        return mel.Mel(device)
+    assert isinstance(encoder, whisper.Whisper | deepspeech.DeepSpeech | wav2vec2.Wav2Vec2)
+    network = copy.deepcopy(encoder.network).to(device)
+    if isinstance(encoder, wav2vec2.Wav2Vec2):
+        known = wav2vec2.MODELS[encoder.name]
+        return wav2vec2.Wav2Vec2(network, encoder.name, known.past, known.block, known.future)
+    return type(encoder)(network)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_features_from_sound_in_main_memory(encoder: speech.Encoder) -> None:
+    audio = noise(RATE * 2)
+    there = streamed(moved(encoder, "cuda"), audio, [7000] * 5)
+    here = streamed(moved(encoder, "cpu"), audio, [7000] * 5)
+    assert there.is_cuda and (there.cpu() - here).abs().max() < 5e-3 * here.abs().max()  # convolutions have 10 bits there
 
 
 def test_stereo_and_integers_are_refused_in_one_line(encoder: speech.Encoder) -> None:
