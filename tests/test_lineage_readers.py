@@ -183,16 +183,21 @@ def test_an_export_is_made_again_and_ours_stays(ours: Path, tmp_path: Path) -> N
     assert {p: p.read_bytes() for p in ours.rglob("*") if p.is_file()} == before
 
 
-def test_what_an_export_lacks_is_told(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_export_lacks_is_told(ours: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such layout"):
         export(ours, "nerfstudio", tmp_path / "out")
     with pytest.raises(InputError, match="not a prepared folder"):
         export(tmp_path, "er-nerf", tmp_path / "out")
     with pytest.raises(InputError, match="folder itself"):
         export(ours, "er-nerf", ours)
-    (ours / "aud_ds.npy").rename(ours / "kept.npy")
-    try:
-        with pytest.raises(InputError, match="--only speech --speech deepspeech"):
-            export(ours, "ad-nerf", tmp_path / "out")
-    finally:
-        (ours / "kept.npy").rename(ours / "aud_ds.npy")
+    for name, layout, command in (
+        ("aud_ds.npy", "ad-nerf", "--only speech --speech deepspeech"),
+        ("blendshapes.npy", "synctalk", "--only landmarks"),
+        ("au.csv", "er-nerf", "--only units"),
+    ):
+        (ours / name).rename(ours / "kept.npy")
+        try:
+            with pytest.raises(InputError, match=command):
+                export(ours, layout, tmp_path / "out")
+        finally:
+            (ours / "kept.npy").rename(ours / name)

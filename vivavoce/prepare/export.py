@@ -23,6 +23,7 @@ from scipy import ndimage
 from vivavoce.data import features
 from vivavoce.face import pose, regions
 from vivavoce.media import read_image, write_image
+from vivavoce.prepare import steps
 from vivavoce.prepare.background import labels_of
 from vivavoce.prepare.cameras import FILES
 from vivavoce.prepare.folder import Folder
@@ -255,5 +256,7 @@ def export(folder: str | Path, layout: str, out: str | Path | None = None) -> Pa
         place.mkdir(parents=True, exist_ok=True)
         LAYOUTS[layout](Export(source, place))
     except FileNotFoundError as error:
-        raise InputError(error.filename or source.path, "is not there", f"run: vivavoce prepare {source.path}") from error
+        lost = Path(error.filename or source.path)
+        by = [f" --only {s.name}" for s in steps() if any(lost.match(pattern) for pattern in s.outputs)]
+        raise InputError(lost, "is not there", f"run: vivavoce prepare {source.path}{''.join(by[:1])}") from error
     return place
