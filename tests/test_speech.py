@@ -279,6 +279,16 @@ def test_wav2vec2_without_weights_says_what_to_do(tmp_path: Path, monkeypatch: p
         wav2vec2.load(model=str(tmp_path / "nothing"))
 
 
+def test_weights_in_a_folder_of_the_users_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_wav2vec2(tmp_path, "hubert")
+    (tmp_path / "hubert").rename(tmp_path / "hubert-large-ls960-ft")
+    monkeypatch.setenv("VIVAVOCE_ASSETS", str(tmp_path))
+    monkeypatch.setenv("VIVAVOCE_OFFLINE", "1")
+    found = speech.load("hubert")
+    assert (found.name, found.dim) == ("hubert", 32)
+    assert torch.equal(speech.encode(found, noise(RATE)), speech.encode(made, noise(RATE)))
+
+
 def test_wav2vec2_windows_equal_the_model_on_the_whole_sound_where_context_suffices(tmp_path: Path) -> None:
     """With a block that spans the sound, the features are those of transformers' model on the normalised sound."""
     encoder = tiny_wav2vec2(tmp_path)
