@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,42 +70,39 @@ def beside(video: Path, place: Path) -> Path:
     return place / video.name
 
 
-def test_full_disk(video: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    """The disk is full after so many pictures; each time the same command goes on where it was."""
+def test_full_disk_and_read_only(video: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """After so many pictures the disk is full, or turns read-only as Linux does after an error of the disk. Then all is well again."""
     copy, write = beside(video, tmp_path / "a"), Path.write_bytes
-    for room in (FRAMES // 2, FRAMES, FRAMES):
+    for room, number in ((FRAMES // 2, errno.ENOSPC), (FRAMES, errno.EROFS), (FRAMES, errno.ENOSPC)):
         left = [room]
 
-        def full(path: Path, data: bytes, left: list[int] = left) -> int:
+        def refuse(path: Path, data: bytes, left: list[int] = left, number: int = number) -> int:
             left[0] -= 1
             if left[0] < 0:
-                write(path, data[: len(data) // 2])
-                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+                if number == errno.ENOSPC:
+                    write(path, data[: len(data) // 2])
+                raise OSError(number, os.strerror(number), str(path))
             return write(path, data)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "write_bytes", full)
-            with pytest.raises(InputError, match=r"[Nn]o space left|disk is full"):
+            patch.setattr(Path, "write_bytes", refuse)
+            with pytest.raises(InputError, match=os.strerror(number)):
                 prepare(copy, speech=("mel",), force=True)
         assert not list((tmp_path / "a").rglob(PART + "*"))
     assert differing(prepare(copy, speech=("mel",), force=True), whole) == []
 
 
-def test_folder_that_may_not_be_written(video: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    """The file system turns read-only in the middle (as Linux does after an error of the disk), then is writable again."""
-    copy, replace, calls = beside(video, tmp_path / "a"), os.replace, [0]
+def test_a_folder_on_a_read_only_disk_is_told(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, make = beside(video, tmp_path / "a"), Path.mkdir
 
-    def refuse(old: object, new: object) -> None:
-        calls[0] += 1
-        if calls[0] > FRAMES:
-            raise OSError(errno.EROFS, "Read-only file system", str(new))
-        replace(old, new)  # type: ignore[arg-type]
+    def refuse(path: Path, *args: Any, **more: Any) -> None:
+        if path == copy.with_suffix(""):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        make(path, *args, **more)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", refuse)
-        with pytest.raises(InputError, match="Read-only file system"):
-            prepare(copy, speech=("mel",), force=True)
-    assert differing(prepare(copy, speech=("mel",), force=True), whole) == []
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be used \(Read-only file system\); choose another place"):
+        prepare(copy)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX's")

@@ -244,7 +244,7 @@ def prepare(
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(at, "the disk is full", "make room and run the same command again: it goes on where it stopped") from e
-        if isinstance(e, PermissionError | NotADirectoryError | FileExistsError):
+        if isinstance(e, PermissionError | NotADirectoryError | FileExistsError) or e.errno == errno.EROFS:
             raise InputError(e.filename or at, f"cannot be used ({e.strerror})", "choose another place with --folder") from e
         raise
     return at
