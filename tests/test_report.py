@@ -108,7 +108,7 @@ def test_the_page_is_whole_and_alone(folder: Folder) -> None:
     assert len(addresses) == 7 and all((a or "").startswith("data:") for a in addresses)
     text = folder.file("report.html").read_text("utf-8")
     assert "<script" not in text and "@import" not in text and not re.search(r"url\((?!data:)", text) and "http" not in text
-    assert sum(tag == "svg" for tag, _ in page.seen) == 5
+    assert sum(tag == "svg" for tag, _ in page.seen) == 4
     assert {p.name for p in folder.path.iterdir() if p.name.startswith(".")} <= {".lock"}  # nothing half-made stays
 
 

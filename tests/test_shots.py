@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -122,3 +123,20 @@ def test_a_changed_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "shots.json").write_text('{"shots": [[0, 5, "kept"], [7, 29, "kept"]], "jumps": []}')
     with pytest.raises(InputError, match="shots"):
         shots.verify(folder)
+
+
+@pytest.mark.real
+@pytest.mark.assets
+def test_real_jump_cut_of_a_news_reader(shared_data: Path, tmp_path: Path) -> None:
+    """A part was cut out between frames 175 and 176: same man, same studio, the head 9 % of its height elsewhere."""
+    from vivavoce.prepare import prepare
+
+    with av.open(str(shared_data / "video" / "dfrf_cnn2.mp4")) as source, av.open(str(tmp_path / "part.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "16"})
+        stream.width, stream.height, stream.pix_fmt = 512, 512, "yuv420p"
+        for k, frame in enumerate(source.decode(video=0)):
+            if 150 <= k < 205:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")))
+        out.mux(stream.encode(None))
+    folder = Folder(prepare(tmp_path / "part.mp4", only="shots"))
+    assert folder.clip["jumps"] == [26] and folder.kept.all() and folder.split == 55 * 10 // 11

@@ -77,7 +77,7 @@ EARLY = (
           "use a tripod and a background at rest; else the plate is a mixture", digits=1),
     Check("frame rate", "{} frames a second in the source", 23, 9, True, "film at 25 frames a second or more", digits=1),
     Check("other faces", "{} % of the frames show another large face", 0.05, None, False, "use a video of one person", 100),
-    Check("loudness", "speech at {} dB of full scale", -38, -58, True, "record nearer to the mouth; raise the level", digits=1),
+    Check("loudness", "sound at {} dB of full scale", -38, -58, True, "record nearer to the mouth; raise the level", digits=1),
     Check("speech", "{} % of the time is not silence", 0.35, 0.05, True, "use a part in which the person speaks", 100),
     Check("clipping", "{} % of the sound is cut off at full scale", 0.001, 0.05, False, "record at a lower level", 100, 2),
 )  # fmt: skip
@@ -86,7 +86,7 @@ LATE = (
     Check("plate at rest", "the background differs by {} of 255 levels from frame to frame", 8, None, False,
           "use a tripod and a background at rest", digits=1),
     Check("mesh on the face", "the tracked mesh lies {} px off", 0.012, None, False, "use a larger, sharper face", digits=2),
-    Check("body", "{} % of the frames have a body that could be followed", 0.8, None, True,
+    Check("body", "clothes could be followed in {} % of the frames", 0.8, None, True,
           "wear something with a pattern; keep the arms low", 100),
 )  # fmt: skip
 OFFSET = Check("sync", "sound {} ms after the lips", 0.08, 0.16, False, "", 1000)
@@ -211,7 +211,8 @@ def run(folder: Folder, progress: Progress) -> None:
     bad = [v for v in verdicts if v.verdict == REFUSE]
     if bad and not folder.options.force:
         cause = "; ".join(v.what for v in bad)
-        raise InputError(folder.clip["video"]["file"], f"refused: {cause}", f"{bad[0].advice}, or go on nevertheless with --force")
+        remedy = "; ".join(dict.fromkeys(v.advice for v in bad))
+        raise InputError(folder.clip["video"]["file"], f"refused: {cause}", f"{remedy}; or go on nevertheless with --force")
     with folder.whole("checks.json") as part:
         part.write_text(json.dumps([asdict(v) for v in verdicts], indent=1), "utf-8")
 

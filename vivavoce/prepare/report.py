@@ -188,15 +188,16 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
         plot(pitch_yaw_roll, "head pose against its median, degrees", (-reach, reach), shaded=shaded, marks=marks),
         plot({"left eye": 1 - eyes[:, 0], "right eye": 1 - eyes[:, 1]}, "eyes, 1 open", (0, 1), shaded=shaded, marks=marks),
         plot(heard, "mouth and loudness (-60 to -10 dB)", (0, 1), shaded=shaded, marks=marks),
-        plot(near, "the same, closer", (0, 1), start=first / FPS),
     ]
+    if folder.frames > 2 * CLOSE * FPS:
+        out.append(plot(near, "the same, closer", (0, 1), start=first / FPS))
     found = folder.clip.get("sync")
     if found:
         curve = np.array(found["curve"])
         span = (min(0.0, float(curve.min())) - 0.05, max(0.5, float(curve.max()) + 0.05))
         label = "agreement of lips and sound (correlation) over the delay of the sound"
-        step = 1000 / FPS
-        out.append(plot({"correlation": curve}, label, span, -sync.LAGS * step, step, "ms", marks=[found["offset"] * 1000]))
+        step, sure = 1000 / FPS, found["confidence"] >= sync.SURE
+        out.append(plot({"correlation": curve}, label, span, -sync.LAGS * step, step, "ms", marks=[found["offset"] * 1000] * sure))
     return out
 
 
