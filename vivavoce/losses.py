@@ -77,19 +77,6 @@ def dssim(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5, s
     return (1 - ssim_map(image, target, window, sigma, stride).mean()) / 2
 
 
-def laplacian(image: Tensor, target: Tensor, levels: int = 3) -> Tensor:  # [T,C,H,W] x2 -> scalar
-    """L1 between band-pass pyramids (each level: the image minus its 2x reduction, enlarged), finest bands weighted equally."""
-    difference, total = image - target, image.new_zeros(())
-    for _ in range(levels):
-        if min(difference.shape[-2:]) < 4:
-            break
-        small = functional.avg_pool2d(difference, 2, ceil_mode=True)
-        large = functional.interpolate(small, size=difference.shape[-2:], mode="bilinear", align_corners=False)
-        total = total + (difference - large).abs().mean()
-        difference = small
-    return total + difference.abs().mean()
-
-
 def edge(image: Tensor, target: Tensor) -> Tensor:  # [T,C,H,W] x2 -> scalar
     """L1 between the horizontal and between the vertical differences of neighbouring pixels."""
     return total_variation(image - target)

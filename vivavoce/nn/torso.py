@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vivavoce.render.layers import premultiply
+
 BENT = 64  # cells along each side in which a spline is read as linear
 
 
@@ -57,7 +59,7 @@ class Torso(nn.Module):
     def start(self, torso: Tensor, body: Tensor, plate: Tensor) -> None:  # [T,4,H,W] straight alpha, [T,2,3+], [3,H,W]
         """The mean of some torso pictures brought back by where the body lies in them, and the plate. Where nobody knows how
         bodies lie (they all lie the same) it is the first picture alone: a mean would be blurred, and no flow makes it sharp."""
-        premultiplied = torch.cat([torso[:, :3] * torso[:, 3:], torso[:, 3:]], 1)  # so that holes do not darken it
+        premultiplied = premultiply(torso)  # so that holes do not darken it
         if torch.allclose(body, body[:1]):
             premultiplied, body = premultiplied[:1], body[:1]
         at = functional.affine_grid(body.new_tensor([[[1, 0, 0], [0, 1, 0]]]), [1, 4, *premultiplied.shape[2:]], align_corners=False)

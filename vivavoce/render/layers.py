@@ -11,29 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def over(top: Tensor, under: Tensor, premultiplied: bool = False) -> Tensor:  # [T,4,H,W], [T,3,H,W] -> [T,3,H,W]
-    """`top` laid over the opaque `under` (Porter and Duff 1984); `premultiplied` says how `top`'s colour is stored.
+def over(top: Tensor, under: Tensor, premultiplied: bool = False) -> Tensor:  # [T,4,H,W], [T,3 or 4,H,W] -> as under
+    """`top` laid over `under` (Porter and Duff 1984); `premultiplied` says how `top`'s colour is stored.
 
-    Either may have one row for all rows of the other. Raises ValueError when the channels do not fit.
+    An `under` of 4 channels is no ground yet: it and the result are premultiplied, as `top` must be. Either may have one row for all
+    rows of the other. Raises ValueError when the channels do not fit.
     """
-    if top.shape[-3] != 4 or under.shape[-3] != 3:
-        raise ValueError(f"over takes [T,4,H,W] and [T,3,H,W], not {tuple(top.shape)} and {tuple(under.shape)}")
-    colour, alpha = top[..., :3, :, :], top[..., 3:, :, :]
-    return (colour if premultiplied else colour * alpha) + under * (1 - alpha)
+    channels = under.shape[-3]
+    if top.shape[-3] != 4 or channels not in ((3, 4) if premultiplied else (3,)):
+        wanted = "[T,4,H,W] and [T,3,H,W], or premultiplied also [T,4,H,W]"
+        raise ValueError(f"over takes {wanted}, not {tuple(top.shape)} and {tuple(under.shape)}")
+    colour, alpha = top[..., :channels, :, :], top[..., 3:, :, :]
+    return (colour if premultiplied else colour * alpha) + (1 - alpha) * under
 
 
 def premultiply(straight: Tensor) -> Tensor:  # [T,4,H,W] -> [T,4,H,W]
     """Straight RGBA to premultiplied."""
     colour, alpha = straight[..., :3, :, :], straight[..., 3:, :, :]
     return torch.cat((colour * alpha, alpha), -3)
-
-
-def straighten(premultiplied: Tensor) -> Tensor:  # [T,4,H,W] -> [T,4,H,W]
-    """Premultiplied RGBA to straight; black where alpha is 0, where no colour can be known."""
-    colour, alpha = premultiplied[..., :3, :, :], premultiplied[..., 3:, :, :]
-    seen = alpha > 0
-    colour = torch.where(seen, colour / torch.where(seen, alpha, 1.0), 0.0)
-    return torch.cat((colour.clamp(max=1.0), alpha), -3)
 
 
 def soften(mask: Tensor, radius: float) -> Tensor:  # [T,H,W] in 0..1 -> [T,H,W]

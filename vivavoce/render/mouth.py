@@ -14,6 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from vivavoce.render.layers import over
 from vivavoce.render.warp import affine, polygon, stroke
 
 # Metres, in a face whose lips just touch at v = 0: u along the mouth, v up.
@@ -66,7 +67,8 @@ def draw(
     lower = _teeth(u * 1.25, LOWER_EDGE - v - 0.5 * ARCH * u**2, soft, teeth * 0.7, lip)
     if opening > OPEN:
         upper = torch.zeros_like(upper)  # its own are on top, rigid
-    return Mouth((left, top), (height, width), _cavity(u, v, lip, skin), upper, _over(lower, _tongue(u, v, lip)), own, 0.4 * lip, opening)
+    lower = over(lower, _tongue(u, v, lip), True)
+    return Mouth((left, top), (height, width), _cavity(u, v, lip, skin), upper, lower, own, 0.4 * lip, opening)
 
 
 def _window(lips: Tensor, axes: Tensor, size: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -132,10 +134,6 @@ def _cavity(u: Tensor, v: Tensor, lip: Tensor, skin: Tensor) -> Tensor:  # -> [3
     return (dark[:, None, None] * (0.55 + 0.7 * light)).expand(3, *u.shape).clamp(0, 1).contiguous()
 
 
-def _over(top: Tensor, under: Tensor) -> Tensor:  # premultiplied [...,4,h,w] over [...,3 or 4,h,w]
-    return top[..., : under.shape[-3], :, :] + (1 - top[..., 3:, :, :]) * under
-
-
 def compose(
     mouth: Mouth,
     skull: Tensor,  # [T,2,3] source px from target px, picture coordinates
@@ -153,15 +151,15 @@ def compose(
     shadow = polygon(inner, mouth.size, 5 * soft, backend)
     light = (0.72 + 0.28 * _step(gap / 0.010))[:, None, None, None] * (0.6 + 0.4 * shadow)
     drawn = affine(mouth.cavity, skull, mouth.size, backend)
-    drawn = _over(affine(mouth.lower, jaw, mouth.size, backend), drawn)
-    drawn = _over(affine(mouth.upper, skull, mouth.size, backend), drawn) * light
+    drawn = over(affine(mouth.lower, jaw, mouth.size, backend), drawn, True)
+    drawn = over(affine(mouth.upper, skull, mouth.size, backend), drawn, True) * light
     own = affine(mouth.own, skull, mouth.size, backend)
     if mouth.shows:  # the lips' shadow as they close
         stays = _step(gap / (0.4 * mouth.opening))
         own = torch.cat([own[:, :3] * (0.6 + 0.4 * _step(gap / mouth.opening))[:, None, None, None], own[:, 3:]], 1)
     else:
         stays = 1 - _step((gap - mouth.opening) / OPEN)
-    seen = _over(own * stays[:, None, None, None], drawn)
+    seen = over(own * stays[:, None, None, None], drawn, True)
     half = inner.shape[1] // 2  # the line between shut lips, from corner to corner
     middle = (inner[:, : half + 1] + torch.cat([inner[:, :1], inner[:, half:].flip(1)], 1)) / 2
     line = stroke(middle, mouth.size, 0.8 * soft, backend) * (0.65 * _step(2 * shut - 1))[:, None, None, None]
