@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 SLACK = 1e-5  # barycentric slack of the inside test: without it rounding leaves cracks between neighbours
+AT_ONCE = 4_000_000  # pixels times pieces of a line looked at together: on a GPU launches cost, not numbers
 
 
 def warp(
@@ -38,8 +39,8 @@ def _candidates(screen: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, 
 
 
 def _barycentric(screen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    # screen [K,3,2] px, x and y [K] px -> weights [K,3], area twice, signed [K]
-    (x0, y0), (x1, y1), (x2, y2) = (screen[:, i].unbind(-1) for i in range(3))
+    # screen [...,3,2] px, x and y [...] px -> weights [...,3], area twice, signed [...]
+    (x0, y0), (x1, y1), (x2, y2) = (screen[..., i, :].unbind(-1) for i in range(3))
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
     w0 = ((x1 - x) * (y2 - y) - (x2 - x) * (y1 - y)) / area
     w1 = ((x2 - x) * (y0 - y) - (x0 - x) * (y2 - y)) / area
@@ -53,22 +54,18 @@ def _rasterise(target: Tensor, triangles: Tensor, size: tuple[int, int]) -> tupl
     which, x, y = _candidates(corners[..., :2], size)
     weights, area = _barycentric(corners[which][..., :2], x + 0.5, y + 0.5)
     inside = (area.abs() > 1e-9) & (weights >= -SLACK).all(-1)
-    which, x, y, weights = which[inside], x[inside], y[inside], weights[inside]
     depth = (weights * corners[which][..., 2]).sum(-1).float()
     bits = depth.view(torch.int32).long()
     order = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # integers sort as the floats do
-    pixel = (which // count) * height * width + y * width + x
     none = torch.iinfo(torch.int64).max
-    best = torch.full((rows * height * width,), none, device=target.device).scatter_reduce(0, pixel, order * count + which % count, "amin")
+    order = torch.where(inside, order * count + which % count, none)  # kept in place: picking the inside ones would wait for the GPU
+    pixel = (which // count) * height * width + y * width + x
+    best = torch.full((rows * height * width,), none, device=target.device).scatter_reduce(0, pixel, order, "amin")
     chosen = torch.where(best == none, -1, best % count).view(rows, height, width)
-    row = torch.arange(rows, device=target.device)[:, None, None].expand_as(chosen)[chosen >= 0]
-    ys, xs = torch.meshgrid(torch.arange(height, device=target.device), torch.arange(width, device=target.device), indexing="ij")
-    grid = torch.stack([xs, ys], -1).to(target) + 0.5
-    place = grid.expand(rows, height, width, 2)[chosen >= 0]
-    found, _ = _barycentric(target.detach()[row[:, None], triangles[chosen[chosen >= 0]]][..., :2], *place.unbind(-1))
-    full = target.new_zeros(rows, height, width, 3)
-    full[chosen >= 0] = found
-    return chosen, full
+    ys, xs = (torch.arange(n, device=target.device).to(target) + 0.5 for n in size)
+    row = torch.arange(rows, device=target.device)[:, None, None, None]
+    found, _ = _barycentric(target.detach()[row, triangles[chosen.clamp(min=0)]][..., :2], xs, ys[:, None])
+    return chosen, torch.where(chosen[..., None] >= 0, found, 0)
 
 
 def sample(pictures: Tensor, places: Tensor) -> Tensor:  # [B,C,h,w], [B,H,W,2] px -> [B,C,H,W]
@@ -98,15 +95,15 @@ def _distance(points: Tensor, size: tuple[int, int], closed: bool) -> tuple[Tens
     xs = torch.arange(size[1], device=points.device).to(points) + 0.5  # [W]
     inside = torch.zeros(len(points), *size, dtype=torch.bool, device=points.device)
     nearest = points.new_full((len(points), *size), torch.inf)
-    following = points.roll(-1, 1)
-    for i in range(points.shape[1] if closed else points.shape[1] - 1):
-        (ax, ay), (bx, by) = (p[:, i].unbind(-1) for p in (points, following))
-        ax, ay, bx, by = (v[:, None, None] for v in (ax, ay, bx, by))
+    pieces = torch.cat([points, points.roll(-1, 1)], -1)[:, : points.shape[1] if closed else -1]  # [B,P,4]
+    for some in pieces.split(max(1, AT_ONCE // nearest.numel()), 1):
+        ax, ay, bx, by = some[..., None, None].unbind(2)  # [B,p,1,1] each
         dx, dy = bx - ax, by - ay
         along = (((xs - ax) * dx + (ys - ay) * dy) / (dx * dx + dy * dy).clamp(min=1e-12)).clamp(0, 1)
-        nearest = torch.minimum(nearest, (xs - ax - along * dx) ** 2 + (ys - ay - along * dy) ** 2)
-        crosses = (ay > ys) != (by > ys)
-        inside ^= crosses & (xs < ax + (ys - ay) * dx / torch.where(dy == 0, 1, dy))
+        away = (xs - ax - along * dx) ** 2 + (ys - ay - along * dy) ** 2
+        nearest = torch.minimum(nearest, away.amin(1))
+        crossed = ((ay > ys) != (by > ys)) & (xs < ax + (ys - ay) * dx / torch.where(dy == 0, 1, dy))
+        inside ^= crossed.sum(1) % 2 == 1
     return nearest.sqrt(), inside
 
 
