@@ -17,8 +17,8 @@ from vivavoce.face.fit import Fitter, Person, State, joined
 from vivavoce.face.fit_colour import Skin
 from vivavoce.face.morphable import Morphable
 from vivavoce.face.regions import MESH, STILL
-from vivavoce.face.smooth import heading, steady_rows
-from vivavoce.face.track import DISTANCE, Reader, Track, between, key_frames, scale_of, shots_of
+from vivavoce.face.smooth import heading, steady_rows, tremor
+from vivavoce.face.track import DISTANCE, Reader, Track, key_frames, scale_of, shots_of
 from vivavoce.types import InputError
 
 Pictures = Callable[[Tensor], Tensor]  # numbers of frames [N] -> [N,3,H,W] RGB in 0..1
@@ -64,7 +64,7 @@ def fit_video(
     skin = None
     if pictures is not None and model.texture is not None:
         skin = Skin.learn(fitter, person, state, numbers, pictures)
-    parts, follow = [], []
+    parts, follow, known = [], [], torch.zeros(len(model.expression), len(model.expression))
     for part in rows.split(CHUNK if skin is None else FRAMES):
         seen = read(part).float().to(device)
         state, matrix = fitter.frames(fitter.observed(seen), fitter.start(seen, person), person, STEPS)
@@ -73,8 +73,10 @@ def fit_video(
             state, matrix = fitter.frames(fitter.observed(seen), state, person, REFINE, extra)
         parts.append(State(state.rotation.cpu(), state.translation.cpu(), state.expression.cpu()))
         follow.append(torch.linalg.solve(matrix[:, 6:, 6:], matrix[:, 6:, :6]).half().cpu())
+        known += matrix[:, 6:, 6:].sum(0).cpu() / len(rows)
         progress(int(part[-1]) + 1, len(found))
-    track = _steadied(fitter, person, joined(parts), torch.cat(follow), read, found, shots_of(every, found))
+    known *= (fitter.noise / tremor(every, found)) ** 2
+    track = _steadied(fitter, person, joined(parts), torch.cat(follow), known, read, found, shots_of(every, found))
     return track, person.identity.cpu()
 
 
@@ -84,8 +86,14 @@ def nobody(model: Morphable, focal: float) -> Person:
     return Person(torch.zeros(len(model.identity), device=device), torch.tensor(focal, device=device), torch.zeros(MESH, 3, device=device))
 
 
-def _steadied(fitter: Fitter, person: Person, solved: State, follow: Tensor, read: Reader, found: Tensor, shots: Tensor) -> Track:
-    """Smooth pose and expression, fill the gaps. `follow`: [N,E,6], change of the expression against that of the pose."""
+def _steadied(
+    fitter: Fitter, person: Person, solved: State, follow: Tensor, known: Tensor, read: Reader, found: Tensor, shots: Tensor
+) -> Track:
+    """Smooth pose and expression, fill the gaps.
+
+    Args:
+        follow: [N,E,6], change of the expression against that of the pose. known: [E,E], information of a frame on its expression.
+    """
     model, rows = fitter.model, found.nonzero()[:, 0]
     center, focal = fitter.center.cpu(), float(person.focal)
     rotation, away = heading(solved.rotation, solved.translation, found, shots)
@@ -99,14 +107,18 @@ def _steadied(fitter: Fitter, person: Person, solved: State, follow: Tensor, rea
     translation = torch.cat([steady_rows(torch.cat(spots), found, shots) * away, -away], 1)
     turn = pose.axis_from_matrix(rotation[rows] @ solved.rotation.transpose(1, 2))
     moved = torch.cat([turn, translation[rows] - solved.translation], 1)
-    expression = solved.expression - (follow.float() @ moved[..., None])[..., 0]
+    # What the landmarks tell well must not be smoothed like what they hardly tell: along the axes of the information all have noise 1.
+    sure, axes = torch.linalg.eigh(known)
+    axes = axes * sure.clamp(min=1e-6).sqrt()
+    raw = (solved.expression - (follow.float() @ moved[..., None])[..., 0]) @ axes
+    expression = torch.linalg.solve(axes.T, steady_rows(raw, found, shots, torch.ones(len(sure))).T).T
     if model.bounded:
         expression = expression.clamp(0, 1)
     error = torch.full((len(found),), torch.nan)
     camera = pose.camera_from_pose(rotation, translation, torch.tensor([focal]), center)
-    for part, c in zip(rows.split(CHUNK), expression.split(CHUNK)):
+    for part, c in zip(rows.split(CHUNK), expression[rows].split(CHUNK)):
         shape = mesh + torch.einsum("te,epc->tpc", c, basis)
         away_from = pose.project(camera[part], shape) - read(part)[:, :MESH, :2].float()
         error[part] = away_from[:, fitter.used.cpu()].square().sum(-1).mean(1).sqrt()
     euler = pose.euler_from_matrix(rotation)
-    return Track(euler, translation, focal, center, mesh, basis, between(expression, found), found.clone(), error, shots)
+    return Track(euler, translation, focal, center, mesh, basis, expression, found.clone(), error, shots)

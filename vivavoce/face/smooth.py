@@ -52,13 +52,15 @@ def pace_of(values: Rows, usable: NDArray[np.bool_], noise: float) -> float:  # 
     return float(np.sqrt(found))
 
 
-def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | None = None) -> Rows:
+def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | None = None, noise: Rows | None = None) -> Rows:
     """Smooth each channel of a trajectory.
 
     Args:
         values: [T,C], finite everywhere; rows that were not measured hold any number.
         found: [T], False = not measured: those rows follow from their neighbours.
         cuts: [T], True where a new shot begins: nothing is smoothed across.
+        noise: [C], standard deviations where they are known; default: from the values themselves, which takes what is quicker than
+            5 Hz for noise.
     Returns:
         [T,C].
     """
@@ -71,15 +73,22 @@ def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | Non
         if not found[part].any():
             continue  # nothing was seen in this shot
         for channel in range(values.shape[1]):
-            out[part, channel] = _path(_filled(out[part, channel], found[part]), found[part])
+            known = None if noise is None else float(noise[channel])
+            out[part, channel] = _path(_filled(out[part, channel], found[part]), found[part], known)
     return out
 
 
-def steady_rows(values: Tensor, found: Tensor, cuts: Tensor) -> Tensor:
-    """`steady` for what was measured in some frames alone: rows found [N,C], [T] bool with N True, [T] bool -> [T,C] float32."""
+def steady_rows(values: Tensor, found: Tensor, cuts: Tensor, noise: Tensor | None = None) -> Tensor:
+    """`steady` for what was measured in some frames alone: rows found [N,C], [T] bool with N True, [T] bool, [C] -> [T,C] float32."""
     whole = np.zeros((len(found), values.shape[1]))
     whole[found.numpy()] = values.double().numpy()
-    return torch.from_numpy(steady(whole, found.numpy(), cuts.numpy())).float()
+    return torch.from_numpy(steady(whole, found.numpy(), cuts.numpy(), None if noise is None else noise.double().numpy())).float()
+
+
+def tremor(still: Tensor, found: Tensor) -> float:  # [T,S,2] px, [T] bool -> px
+    """Noise of the landmarks from frame to frame: median over points that the expression does not move, and both coordinates."""
+    channels = still.double().flatten(1).T.numpy()
+    return float(np.median([noise_of(channel, found.numpy()) for channel in channels]))
 
 
 def heading(rotation: Tensor, translation: Tensor, found: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,10 +111,10 @@ def _filled(values: Rows, found: NDArray[np.bool_]) -> Rows:
     return np.interp(places, places[found], values[found])
 
 
-def _path(values: Rows, found: NDArray[np.bool_]) -> Rows:
+def _path(values: Rows, found: NDArray[np.bool_], known: float | None) -> Rows:
     """The robust solve for one channel of one shot."""
     count = len(values)
-    noise = noise_of(values, found)
+    noise = noise_of(values, found) if known is None else known
     if count < 5 or noise <= 0:
         return values
     pace = pace_of(values, found, noise)

@@ -22,7 +22,7 @@ from torch import Tensor
 from vivavoce.face import mesh as canonical_mesh
 from vivavoce.face import pose
 from vivavoce.face.regions import EYE_LEFT, EYE_RIGHT, LIPS_INNER, LIPS_OUTER, MESH, STILL
-from vivavoce.face.smooth import heading, steady_rows
+from vivavoce.face.smooth import heading, steady_rows, tremor
 from vivavoce.types import Camera, InputError
 
 DISTANCE, SPREAD = 1.0, 0.5  # prior of the distance head - camera: median, metres, and standard deviation of its log
@@ -50,7 +50,7 @@ class Track:
     center: Tensor  # [2] px
     vertices: Tensor  # [468,3] metres, mean head
     basis: Tensor  # [K,468,3] metres a unit of expression
-    expression: Tensor  # [T,K], each column with standard deviation 1
+    expression: Tensor  # [T,K]; of the mesh tracker, each column with a standard deviation of about 1
     found: Tensor  # [T] bool; the other rows are interpolated
     error: Tensor  # [T] px, root mean square over the face, of the smoothed pose with expression; NaN where not found
     shots: Tensor  # [T] bool, True where a new shot begins
@@ -170,13 +170,13 @@ class _Fit:
         return away
 
 
-def expressions(residual: Tensor, shape: Tensor, weights: Tensor, count: int) -> Tensor:
+def expressions(residual: Tensor, shape: Tensor, weights: Tensor, count: int, noise: float) -> Tensor:
     """Principal directions of what a rigid head leaves over, free of rigid motion.
 
     Args:
-        residual: [T,P,3] metres. shape: [P,3] mean mesh. weights: [P] of the pose. count: K at most.
+        residual: [T,P,3] metres. shape: [P,3] mean mesh. weights: [P] of the pose. count: K at most. noise: metres, of a coordinate.
     Returns:
-        [K,P,3], scaled to one standard deviation of their coefficient; fewer than `count` when there are fewer frames.
+        [K,P,3], scaled to one standard deviation of their coefficient: those that stand out of what noise alone would make.
     """
     moving = residual - residual.mean(0)
     rigid = torch.cat([pose.cross_matrix(shape).transpose(1, 2), torch.eye(3).expand(len(shape), 3, 3)], 2)  # [P,3,6]
@@ -184,17 +184,18 @@ def expressions(residual: Tensor, shape: Tensor, weights: Tensor, count: int) ->
     heavy = flat * weights.repeat_interleave(3)[:, None]
     moving = moving.flatten(1)
     moving = moving - moving @ heavy @ torch.linalg.pinv(flat.T @ heavy) @ flat.T
-    _, spread, directions = torch.linalg.svd(moving, full_matrices=False)
-    keep = min(count, int((spread > 1e-7 * len(shape)).sum()))
+    trust = torch.tensor([1.0, 1.0, DEPTH])
+    _, spread, directions = torch.linalg.svd((moving.reshape(-1, *shape.shape) * trust).flatten(1), full_matrices=False)
+    edge = max(noise, 1e-7) * ((3 * len(shape)) ** 0.5 + len(residual) ** 0.5)  # largest singular value of noise (Marchenko, Pastur)
+    keep = min(count, int((spread > edge).sum()))
     scaled: Tensor = directions[:keep] * (spread[:keep, None] / max(len(residual) - 1, 1) ** 0.5)
-    scaled = scaled.reshape(keep, *shape.shape)
-    return scaled
+    return scaled.reshape(keep, *shape.shape) / trust
 
 
 def coefficients(residual: Tensor, basis: Tensor, noise: float) -> Tensor:  # [T,P,3], [K,P,3], metres -> [T,K]
-    """Most probable coefficients (unit Gaussian prior, the given noise on every coordinate)."""
-    flat = basis.flatten(1)
-    gram = flat @ flat.T + noise**2 * torch.eye(len(flat))
+    """Most probable coefficients (unit Gaussian prior, the given noise across the line of sight)."""
+    flat = (basis * torch.tensor([1.0, 1.0, DEPTH**2])).flatten(1)
+    gram = flat @ basis.flatten(1).T + noise**2 * torch.eye(len(flat))
     found: Tensor = torch.linalg.solve(gram, flat @ residual.flatten(1).T).T
     return found
 
@@ -301,17 +302,18 @@ def track(
         still[part] = read(part)[:, list(STILL), :2].float()
     keys = read(key_frames(still, rows, KEYS))[:, :MESH].float()
     fit = _Fit(keys, center, focal if focal is not None else focal_of(keys, center))
-    basis = _learn(fit)
+    shaking = tremor(still, found)
+    basis = _learn(fit, shaking)
     pieces = []
     for part in rows.split(CHUNK):
         pieces.append(_follow(fit, basis, read(part)[:, :MESH].float()))
         progress(int(part[-1]) + 1, len(found))
     rotation, translation, expression = (torch.cat(p) for p in zip(*pieces))
-    return _steadied(fit, basis, (rotation, translation, expression), read, found, shots_of(still, found))
+    return _steadied(fit, basis, (rotation, translation, expression), read, found, (shots_of(still, found), shaking))
 
 
-def _learn(fit: _Fit) -> Tensor:  # -> [K,P,3]
-    """Alternate poses, mesh and expression directions on the key frames."""
+def _learn(fit: _Fit, shaking: float) -> Tensor:  # px -> [K,P,3]
+    """Alternate poses, mesh and expression directions on the key frames. `shaking`: noise of the landmarks."""
     basis = torch.zeros(0, MESH, 3)
     for turn in range(5):
         fit.poses()
@@ -320,7 +322,7 @@ def _learn(fit: _Fit) -> Tensor:  # -> [K,P,3]
         fit.reshape()
         residual, size = fit.residual()
         if turn >= 2 and len(fit.points) > 3:
-            basis = expressions(residual, fit.shape, fit.weights, EXPRESSIONS)
+            basis = expressions(residual, fit.shape, fit.weights, EXPRESSIONS, shaking * float(size.median()))
             mean = residual.mean(0)
             fit.offsets = torch.einsum("tk,kpc->tpc", coefficients(residual - mean, basis, float(size.median())), basis)
     return basis
@@ -338,28 +340,33 @@ def _follow(learned: _Fit, basis: Tensor, points: Tensor) -> tuple[Tensor, Tenso
     return fit.rotation, fit.translation, expression
 
 
-def _steadied(fit: _Fit, basis: Tensor, solved: tuple[Tensor, Tensor, Tensor], read: Reader, found: Tensor, shots: Tensor) -> Track:
-    """Smooth rotation and distance, place the head again under them, smooth its place in the picture, fill the gaps."""
+def _steadied(
+    fit: _Fit, basis: Tensor, solved: tuple[Tensor, Tensor, Tensor], read: Reader, found: Tensor, known: tuple[Tensor, float]
+) -> Track:
+    """Smooth rotation and distance, place the head again under them, smooth its place in the picture, then find and smooth the
+    expression that is left for this pose. `known`: [T] where shots begin, px of noise in the landmarks."""
     rotation, translation, expression = solved
-    rows = found.nonzero()[:, 0]
+    rows, (shots, shaking) = found.nonzero()[:, 0].split(CHUNK), known
     rotation, away = heading(rotation, translation, found, shots)
-
-    def pieces() -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # chunk by chunk: rows, points, mesh
-        for part, c in zip(rows.split(CHUNK), expression.split(CHUNK)):
-            yield part, read(part)[:, :MESH].float(), fit.shape + torch.einsum("tk,kpc->tpc", c, basis)
-
-    spots = [pose.place(p[..., :2], m, rotation[r], away[r], fit.focal, fit.center, fit.weights) for r, p, m in pieces()]
+    spots = []
+    for part, c in zip(rows, expression.split(CHUNK)):
+        shape = fit.shape + torch.einsum("tk,kpc->tpc", c, basis)
+        spots.append(pose.place(read(part)[:, :MESH, :2].float(), shape, rotation[part], away[part], fit.focal, fit.center, fit.weights))
     translation = torch.cat([steady_rows(torch.cat(spots), found, shots) * away, -away], 1)
-    camera = pose.camera_from_pose(rotation, translation, fit.focal, fit.center)
-    error = torch.full((len(found),), torch.nan)
-    for part, points, shape in pieces():
-        error[part] = (pose.project(camera[part], shape) - points[..., :2]).square().sum(-1).mean(1).sqrt()
-    euler, whole = pose.euler_from_matrix(rotation), between(expression, found)
-    return Track(euler, translation, float(fit.focal), fit.center, fit.shape, basis, whole, found.clone(), error, shots)
-
-
-def between(values: Tensor, found: Tensor) -> Tensor:  # rows found [N,C], [T] bool -> [T,C]
-    """Rows that were not found by straight lines between those that were."""
-    places, there = np.arange(len(found)), found.nonzero()[:, 0].numpy()
-    columns = [np.interp(places, there, column) for column in values.T.numpy()]
-    return torch.from_numpy(np.stack(columns, 1)).float() if columns else torch.zeros(len(found), 0)
+    # A coefficient is an average over the mesh: so much of the landmarks' noise is left in it. Speech is quicker than what `steady`
+    # would tell from noise by itself.
+    metre = shaking * float(away.median()) / float(fit.focal)
+    left = metre / basis[..., :2].flatten(1).norm(dim=1).clamp(min=1e-9)
+    fresh = []
+    for part in rows:
+        piece = fit.on(read(part)[:, :MESH].float())
+        piece.rotation, piece.translation = rotation[part], translation[part]
+        residual, size = piece.residual()
+        fresh.append(coefficients(residual, basis, float(size.median())))
+    expression = steady_rows(torch.cat(fresh), found, shots, left)
+    camera, error = pose.camera_from_pose(rotation, translation, fit.focal, fit.center), torch.full((len(found),), torch.nan)
+    for part in rows:
+        seen = pose.project(camera[part], fit.shape + torch.einsum("tk,kpc->tpc", expression[part], basis))
+        error[part] = (seen - read(part)[:, :MESH, :2].float()).square().sum(-1).mean(1).sqrt()
+    euler = pose.euler_from_matrix(rotation)
+    return Track(euler, translation, float(fit.focal), fit.center, fit.shape, basis, expression, found.clone(), error, shots)
