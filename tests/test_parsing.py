@@ -62,6 +62,8 @@ def bust(x: float = 256, turn: float = 0.0, hair: tuple[int, int, int] = (52, 38
     for label, colour in colours.items():
         picture[labels == label] = colour
     picture[(labels == regions.CLOTH) & (abs(column - 256) < 60)] = (235, 235, 230)
+    if bare:
+        picture[(labels == regions.NECK) & shoulders] = SKIN
     random = np.random.default_rng(0)
     picture += random.normal(0, 3, picture.shape)
     picture[labels == regions.HAIR] += random.normal(0, 12, (int((labels == regions.HAIR).sum()), 1))

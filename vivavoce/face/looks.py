@@ -180,14 +180,13 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
     shaded = typical(histogram(np.concatenate(dark))) & typical(colours(under))  # the neck in the chin's shadow
     skinny, hairy = typical(skin, 0.75) | shaded, typical(hair) & ~typical(skin, 0.8)
     hung = any(hanging(views, [s & hairy[b] for s, b in zip(sure, bins, strict=True)], sign) for sign in (-1, 1))
-    low = colours(lows)
-    bare = low @ skinny > BARE * (1 - low @ hairy)  # shoulders
-    other = typical(skin, 0.99 if bare else 0.9) | shaded | (hung & typical(hair, 0.99))
+    bare = colours(lows) @ typical(skin, 0.75) > BARE  # shoulders
+    other = typical(skin, 0.99 if bare else 0.9) | (hung & typical(hair, 0.99))
     seeds = []
     for b, s, w, face, top, lower in zip(bins, sure, views, faces, tops, lows, strict=True):
         out = np.full(b.shape, -1, np.int8)
         side = np.abs(w.u)
-        out[lower & ~other[b]] = CLOTH
+        out[lower & ~other[b] & ~(shaded[b] & (side < 0.75))] = CLOTH
         out[s & ~w.oval & (w.v < 0) & skinny[b] & ~hairy[b] & (bare | ((w.v > -0.2) & (side < 0.6)))] = SKIN
         out[s & (w.v > 0.3) & (w.v < 0.75) & (side > 0.95) & (side < 1.25) & skinny[b] & ~hairy[b]] = SKIN  # ears
         if hung:
