@@ -181,7 +181,7 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
     skinny, hairy = typical(skin, 0.75) | shaded, typical(hair) & ~typical(skin, 0.8)
     hung = any(hanging(views, [s & hairy[b] for s, b in zip(sure, bins, strict=True)], sign) for sign in (-1, 1))
     bare = colours(lows) @ typical(skin, 0.75) > BARE  # shoulders
-    other = typical(skin, 0.99 if bare else 0.9) | (hung & typical(hair, 0.99))
+    other = typical(skin, 0.9) | (hung & typical(hair, 0.99))
     seeds = []
     for b, s, w, face, top, lower in zip(bins, sure, views, faces, tops, lows, strict=True):
         out = np.full(b.shape, -1, np.int8)
