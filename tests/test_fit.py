@@ -78,7 +78,7 @@ def test_focal_length_is_found(models: dict[str, Morphable], focal: float, dista
 
 
 def test_pictures_tell_more_than_landmarks(models: dict[str, Morphable]) -> None:
-    """With poor landmarks the pictures halve what the pose is off by."""
+    """With poor landmarks the pictures nearly halve what the pose is off by, and the mesh stays where it was."""
     model = models["bfm"]
     shot = film(model, 24, 0.5, side=256)
     skin = torch.randn(SKINS, generator=torch.Generator().manual_seed(3))
@@ -89,7 +89,7 @@ def test_pictures_tell_more_than_landmarks(models: dict[str, Morphable]) -> None
         found, _ = fit_video.fit_video(model, blurred.__getitem__, all_found(shot), shot.size, 2.34 * 256, images)
         wrong.append((float(turn_errors(found.rotation, shot.rotation)[0].mean()), float(reprojection(found, shot).mean())))
     (turn_alone, off_alone), (turn, off) = wrong
-    assert turn < 0.7 * turn_alone and off < off_alone and off < 1
+    assert turn < 0.7 * turn_alone and off < 1.05 * off_alone and off < 0.5
 
 
 def test_frames_without_a_face_are_filled(models: dict[str, Morphable]) -> None:
