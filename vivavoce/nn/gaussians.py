@@ -32,7 +32,7 @@ class Gaussians(nn.Module):
         self.log_scales = nn.Parameter(torch.full((count, 3), -5.0))
         self.logits = nn.Parameter(torch.full((count,), 1.0))
         self.colours = nn.Parameter(torch.full((count, 3), 0.5))
-        self.embeddings = nn.Parameter(torch.randn(count, embedding) * 0.1)
+        self.embeddings = nn.Parameter(torch.randn(count, embedding) * 0.1, requires_grad=embedding > 0)
         self.register_buffer("push", torch.zeros(count))  # summed length of the gradient of each place
         self.register_buffer("seen", torch.zeros(count))  # steps with a gradient
 
@@ -85,7 +85,7 @@ class Gaussians(nn.Module):
         """Every parameter becomes its given rows; the optimizer's moments go along, those of fresh rows start at zero."""
         for name in self.NAMES:
             old: nn.Parameter = getattr(self, name)
-            new = nn.Parameter(old.detach()[rows].clone())
+            new = nn.Parameter(old.detach()[rows].clone(), requires_grad=old.requires_grad)
             setattr(self, name, new)
             for group in optimizer.param_groups:
                 group["params"] = [new if p is old else p for p in group["params"]]

@@ -1,0 +1,199 @@
+"""GaussianTalker: Gaussians that look up planes and attend to speech, eyes and camera (KAIST, ACM MM 2024, arXiv 2404.16012).
+
+Of the paper: three feature planes at two resolutions say each Gaussian's opacity and colour, and what it asks of four tokens
+(speech, eyes, camera, and one that never changes) by cross attention; small networks turn what it heard into offsets of place,
+shape, turn, opacity and colour; a still stage, in which the set grows, then a moving one.
+Different, and why: started from the tracked mesh of any tracker, not of one face model; colours do not depend on the direction
+of view (a talking head is seen from the front, and the camera token may change them); torso and background are learned with
+the head instead of copied from the frame that is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vivavoce.face import points as face_points
+from vivavoce.method import Renderer
+from vivavoce.nn import avatar
+from vivavoce.nn.audio import SpeechCode
+from vivavoce.nn.avatar import Avatar, Drawn
+from vivavoce.nn.planes import Planes
+from vivavoce.registry import register
+from vivavoce.types import Clip, Source
+
+
+@dataclass
+class Config:
+    """Settings of gaussian_talker."""
+
+    steps: int = 3000  # training steps
+    coarse: int = 600  # of them with a head that does not move
+    batch: int = 8  # rows a step
+    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
+    size: int = 512  # longest side of the training images, px
+    points: int = 24_000  # Gaussians at the start
+    most: int = 40_000  # Gaussians at most
+    grow_every: int = 100  # steps between two rounds of splitting and dropping, in the still stage
+    grow_share: float = 0.15  # of the Gaussians split a round
+    planes: tuple[int, ...] = (64, 128)  # cells of the feature planes, one number a level
+    channels: int = 32  # features of a plane
+    width: int = 64  # features of a Gaussian and of a token
+    heads: int = 2  # of the attention
+    hidden: int = 128  # of the networks behind it
+    reach: float = 0.03  # metres a Gaussian can move from its place
+    dropout: float = 0.2  # of speech features, while training
+    noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
+    rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
+    lips: float = 0.4  # weight of the mouth's box in the loss
+    structure: float = 0.4  # weight of (1 - SSIM) / 2
+    mask: float = 0.1  # weight of the head's outline
+    flow_cells: int = 12  # of the torso's flow along each side
+    seed: int = 0  # of everything random
+
+
+class Asked(NamedTuple):
+    """What depends on no frame."""
+
+    features: Tensor  # [N,D]
+    queries: Tensor  # [heads,N,D/heads]
+    logits: Tensor  # [N] of the opacity, from the planes
+    colours: Tensor  # [N,3], from the planes
+
+
+@register(
+    family="gaussian",
+    paper="GaussianTalker: Real-Time High-Fidelity Talking Head Synthesis with Audio-Driven 3D Gaussian Splatting, arXiv 2404.16012",
+    origin="https://github.com/cvlab-kaist/GaussianTalker",
+    license="Gaussian-Splatting licence, non-commercial (not used: written from the paper's facts)",
+)
+class GaussianTalker(Renderer):
+    """One person's head as Gaussians that attend to speech, eyes and camera."""
+
+    needs: ClassVar[frozenset[str]] = avatar.NEEDS | {"speech", "eyes"}
+    loss_needs: ClassVar[frozenset[str]] = avatar.LOSS_NEEDS
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(
+            steps=24, coarse=8, batch=2, size=48, points=300, most=400, grow_every=4, planes=(8, 16), channels=4, width=16,
+            hidden=16, flow_cells=4, rate=3e-3, warm=60,
+        ),
+        "cpu": dict(
+            steps=2500, coarse=500, batch=4, size=256, points=5_000, most=8_000, planes=(32, 64), channels=16, width=32, hidden=32
+        ),
+        "small": dict(steps=2000, coarse=400, batch=8, size=256, points=10_000, most=16_000),
+        "full": {},
+    }  # fmt: skip
+    speech = "whisper"
+    window = (16, 8)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._build(config.points, (config.size, config.size), 8)
+
+    def _build(self, count: int, size: tuple[int, int], speech: int) -> None:
+        """The parts, for so many Gaussians, pixels and features of speech; a checkpoint decides them when one is loaded."""
+        c: Config = self.config
+        self.avatar = Avatar(count, 0, size, c.flow_cells, c.noise)
+        self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
+        self.feature = nn.Sequential(nn.Linear(self.planes.width, c.width), nn.ReLU(), nn.Linear(c.width, c.width), nn.LayerNorm(c.width))
+        self.canonical = nn.Linear(c.width, 4)  # opacity and colour
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
+        self.token_eyes = nn.Sequential(nn.Linear(2, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
+        self.token_camera = nn.Sequential(nn.Linear(6, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
+        self.token_nothing = nn.Parameter(torch.randn(c.width) * 0.1)
+        self.token_norm = nn.LayerNorm(c.width)
+        self.query, self.key, self.value = (nn.Linear(c.width, c.width) for _ in range(3))
+        self.norm = nn.LayerNorm(c.width)
+        self.forth = nn.Sequential(nn.Linear(c.width, c.hidden), nn.ReLU(), nn.Linear(c.hidden, c.width))
+        last = nn.Linear(c.hidden, 14)
+        self.deform = nn.Sequential(nn.LayerNorm(c.width), nn.Linear(c.width, c.hidden), nn.ReLU(), last)
+        for layer in (self.canonical, last):
+            nn.init.normal_(layer.weight, std=2e-3)
+            nn.init.zeros_(layer.bias)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, with as many Gaussians, speech features and pixels as the checkpoint has."""
+        device = self.token_nothing.device
+        self._build(*Avatar.measures(state_dict, "avatar"), len(state_dict["audio.mean"]))
+        self.to(device)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    @torch.no_grad()
+    def setup(self, source: Source) -> None:
+        """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
+        rows = torch.linspace(0, len(source) - 1, min(len(source), 1500)).long()
+        every = source.clip(rows, {"camera", "speech", "landmarks"})
+        assert every.camera is not None and every.speech is not None and every.landmarks is not None
+        self._build(self.config.points, source.size, every.speech.shape[2])
+        self.audio.fit(every.speech)
+        self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
+        self.avatar.start(source, every.camera)
+        self.planes.low.copy_(self.avatar.low)
+        self.planes.high.copy_(self.avatar.high)
+
+    def encode(self, source: Clip | None = None) -> Asked:
+        """What each Gaussian is like and asks, in every frame the same."""
+        features = self.feature(8 * self.planes(self.avatar.gaussians.means))
+        said = self.canonical(features)
+        return Asked(features, self._heads(self.query(features)), 4 * torch.tanh(said[:, 0]), 0.5 * torch.tanh(said[:, 1:]))
+
+    def _heads(self, values: Tensor) -> Tensor:  # [...,N,D] -> [...,heads,N,D/heads]
+        return values.unflatten(-1, (self.config.heads, -1)).transpose(-2, -3)
+
+    def _offsets(self, asked: Asked, clip: Clip, code: Tensor) -> Tensor:  # -> [T,N,14]
+        """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
+        assert clip.speech is not None and clip.eyes is not None
+        said = self.audio(clip.speech)
+        tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
+        heard = self.token_norm(torch.stack(tokens, 1))  # [T,4,D]
+        keys, values = self._heads(self.key(heard)), self._heads(self.value(heard))  # [T,heads,4,D/heads]
+        attended = functional.scaled_dot_product_attention(asked.queries.expand(len(code), -1, -1, -1), keys, values)
+        features = self.norm(asked.features + attended.transpose(1, 2).flatten(2))  # [T,N,D]
+        return self.deform(features + self.forth(features))
+
+    def _draw(self, clip: Clip, asked: Asked, moving: bool, size: tuple[int, int]) -> tuple[Drawn, Tensor | None]:
+        """The frames, and the offsets of the Gaussians before their bounds [T,N,14] where the head moves."""
+        assert clip.camera is not None
+        code = self.avatar.heard_code(clip.camera)
+        if not moving:
+            rows = len(code)
+            shown = self.avatar.moved(rows, opacity=asked.logits.expand(rows, -1), colour=asked.colours.expand(rows, -1, -1))
+            return self.avatar.draw(shown, clip, code, size), None
+        offsets = self._offsets(asked, clip, code)
+        place, shape, turn, opacity, colour = torch.tanh(offsets).split((3, 3, 4, 1, 3), dim=2)
+        opacity, colour = asked.logits + 4 * opacity[..., 0], asked.colours + 0.5 * colour
+        moved = self.avatar.moved(len(code), place * self.config.reach, 0.5 * shape, 0.5 * turn, opacity, colour)
+        return self.avatar.draw(moved, clip, code, size), offsets
+
+    def render(self, identity: Asked | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
+        """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
+        assert clip.camera is not None
+        asked = identity if identity is not None else self.encode()
+        return self._draw(clip, asked, True, self.avatar.canvas(clip.camera))[0].frames.clamp(0, 1)
+
+    def loss(self, clip: Clip) -> dict[str, Tensor]:
+        return self._losses(clip, moving=True)
+
+    def _losses(self, clip: Clip, moving: bool) -> dict[str, Tensor]:
+        c: Config = self.config
+        assert clip.frames is not None
+        drawn, offsets = self._draw(clip, self.encode(), moving, (clip.frames.shape[2], clip.frames.shape[3]))
+        values = self.avatar.losses(drawn, clip, c.lips, c.structure, c.mask)
+        still = offsets[..., :11].abs().mean() if offsets is not None else 0.0
+        return values | {"smooth": values["smooth"] + 1e-3 * self.planes.variation() + 1e-4 * still}
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [avatar.adam(self, [*self.avatar.groups(), (list(self.planes.parameters()), 5)], self.config.rate)]
+
+    def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+        """One step: a still head that grows first, then a moving one."""
+        c: Config = self.config
+        values = self._losses(clip, moving=step >= c.coarse)
+        avatar.descend(optimizers[0], values, step / max(c.steps, 1), self.avatar)
+        if step and step % c.grow_every == 0 and step < c.coarse:
+            self.avatar.gaussians.control(optimizers[0], c.grow_share, c.most)
+        return {name: value.detach() for name, value in values.items()}
