@@ -126,10 +126,12 @@ def tidy(labels: Picture) -> Picture:
         sizes = np.bincount(free.reshape(-1))
         small = sizes < 0.002 * labels.size  # larger ones are background seen past an arm
         small[0] = False
-        if small.any():
-            near = ndimage.distance_transform_edt(free > 0, return_distances=False, return_indices=True)
-            fill = small[free]
-            labels[fill] = labels[near[0][fill], near[1][fill]]
+        places = ndimage.find_objects(free)
+        for hole in np.flatnonzero(small):
+            box = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in places[hole - 1])
+            near = ndimage.distance_transform_edt(free[box] > 0, return_distances=False, return_indices=True)
+            fill = free[box] == hole
+            labels[box][fill] = labels[box][near[0][fill], near[1][fill]]
     return labels
 
 
