@@ -85,15 +85,16 @@ def held(root: int, spent: dict[int, float]) -> float:
     return total / 1024
 
 
-def watched(command: list[str]) -> tuple[dict[str, object], float, float]:
-    """The last line of a command's output, read as JSON; the peak memory in MB and the seconds of CPU of it and its workers."""
+def watched(command: list[str]) -> tuple[dict[str, object], tuple[float, float], float]:
+    """The last line of a command's output, read as JSON; of it and its workers the peak memory, MB, with the second at which it
+    was seen, and the seconds of CPU."""
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak, spent, done = 0.0, dict[int, float](), threading.Event()
+    peak, spent, done, begun = (0.0, 0.0), dict[int, float](), threading.Event(), time.monotonic()
 
     def look() -> None:
         nonlocal peak
         while not done.wait(0.2):
-            peak = max(peak, held(run.pid, spent))
+            peak = max(peak, (held(run.pid, spent), time.monotonic() - begun))
 
     watch = threading.Thread(target=look)
     if Path("/proc/self/smaps_rollup").exists():
@@ -105,7 +106,7 @@ def watched(command: list[str]) -> tuple[dict[str, object], float, float]:
     if run.returncode:
         sys.exit(run.returncode)
     found = json.loads(out.splitlines()[-1])
-    return found, peak or found["maxrss"], sum(spent.values())
+    return found, peak if peak[0] else (found["maxrss"], 0.0), sum(spent.values())
 
 
 def measure(video: Path, folder: Path, only: list[str] | None, speech: list[str] | None) -> None:
@@ -127,13 +128,14 @@ def measure(video: Path, folder: Path, only: list[str] | None, speech: list[str]
     print(json.dumps({"frames": Folder(folder).frames, "total": total, "maxrss": maxrss, "steps": steps}))
 
 
-def shown(found: dict[str, object], peak: float, spent: float, cores: str) -> list[dict[str, object]]:
+def shown(found: dict[str, object], peak: tuple[float, float], spent: float, cores: str) -> list[dict[str, object]]:
     """The table of one length as Markdown; its rows."""
     from vivavoce.prepare import steps
 
     frames, total = int(str(found["frames"])), float(str(found["total"]))
     known = {s.name: s.task for s in steps()}
-    told = f"{total:.0f} s, {frames / total:.0f} a second, {peak:.0f} MB, {1000 * spent / frames:.0f} ms of one core a frame"
+    memory, each = f"{peak[0]:.0f} MB (at {peak[1]:.0f} s)", f"{1000 * spent / frames:.0f} ms of one core a frame"
+    told = f"{total:.0f} s, {frames / total:.0f} a second, {memory}, {each}"
     print(f"\n{frames} frames ({frames / 1500:.1f} min) on {cores} cores: {told}\n")
     print("| task | step | begins at s | s | ms a frame | frames a second | lineage, s for 8000 frames |\n|---|---|---|---|---|---|---|")
     rows = []
@@ -143,7 +145,7 @@ def shown(found: dict[str, object], peak: float, spent: float, cores: str) -> li
         print(f"| {task or ''} | {name} | {start:.1f} | {seconds:.1f} | {1000 * seconds / frames:.2f} | {rate} | {THEIRS.get(task, '')} |")
         rows.append({"frames": frames, "cores": cores, "task": task, "step": name, "begins": start, "seconds": seconds})
     print(f"| | together | | {total:.1f} | {1000 * total / frames:.2f} | {frames / total:.0f} | {THEIR_TOTAL} |", flush=True)
-    whole = {"frames": frames, "cores": cores, "step": "together", "begins": 0, "seconds": total, "peak_mb": round(peak), "cpu_s": spent}
+    whole = {"frames": frames, "cores": cores, "step": "together", "begins": 0, "seconds": total, "peak_mb": round(peak[0]), "cpu_s": spent}
     return [whole, *rows]
 
 
@@ -176,7 +178,7 @@ def main() -> None:
         rows += shown(found, peak, spent, str(cores()))
     if o.out is not None:
         with open(o.out, "w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]))
+            table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
             table.writeheader()
             table.writerows(rows)
 

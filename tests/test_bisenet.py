@@ -13,7 +13,7 @@ from vivavoce import assets
 from vivavoce.face import regions
 from vivavoce.media import frames
 from vivavoce.nn.bisenet import AUXILIARY, MEAN, STD, BiSeNet
-from vivavoce.prepare.schedule import one_torch_thread
+from vivavoce.prepare.schedule import one_thread_each
 
 
 def state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -72,7 +72,7 @@ def test_labels_have_the_pictures_size_and_do_not_depend_on_the_batch() -> None:
 
 
 def test_it_learns_where_things_are() -> None:
-    with one_torch_thread():
+    with one_thread_each():
         learns()
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from vivavoce.face import looks, mesh, parse, regions
 from vivavoce.prepare import parsing
-from vivavoce.prepare.schedule import one_torch_thread
+from vivavoce.prepare.schedule import one_thread_each
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 512
@@ -23,7 +23,7 @@ Bust = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture [H,W,3], labels [H,W
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """As in a preparation."""
-    with one_torch_thread():
+    with one_thread_each():
         yield
 
 
@@ -40,7 +40,9 @@ def points(x: float = 256, turn: float = 0.0, gap: float = 0.0) -> np.ndarray:  
     return np.concatenate([flat, flat[:10]]).astype(np.float32)
 
 
-def bust(x: float = 256, turn: float = 0.0, hair: tuple[int, int, int] = (52, 38, 30), long: bool = False, bare: bool = False) -> Bust:
+def bust(
+    x: float = 256, turn: float = 0.0, hair: tuple[int, int, int] = (52, 38, 30), long: bool = False, bare: bool = False, tie: bool = False
+) -> Bust:
     """Hair around a face, neck, a coat nearly of the hair's colour with a white collar (or bare shoulders), before a wall."""
     mesh_now = points(x, turn)
     y, column = np.mgrid[:SIZE, :SIZE].astype(float)
@@ -62,6 +64,8 @@ def bust(x: float = 256, turn: float = 0.0, hair: tuple[int, int, int] = (52, 38
     for label, colour in colours.items():
         picture[labels == label] = colour
     picture[(labels == regions.CLOTH) & (abs(column - 256) < 60)] = (235, 235, 230)
+    if tie:
+        picture[(labels == regions.CLOTH) & (y < 480) & (abs(column - x) < 24)] = (221, 85, 60)
     if bare:
         picture[(labels == regions.NECK) & shoulders] = SKIN
     random = np.random.default_rng(0)
@@ -92,8 +96,8 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"hair": (196, 168, 96)}, {"hair": (150, 150, 152)}, {"long": True}, {"long": True, "bare": True}],
-    ids=["dark", "blond", "grey", "long", "bare"],
+    [{}, {"hair": (196, 168, 96)}, {"hair": (150, 150, 152)}, {"long": True}, {"long": True, "bare": True}, {"tie": True}],
+    ids=["dark", "blond", "grey", "long", "bare", "tie"],
 )
 def test_every_part_is_told_from_its_neighbours(kind: dict[str, Any]) -> None:
     busts = [bust(x, turn, **kind) for x, turn in ((240, 0.0), (256, 0.1), (268, -0.12))]

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "vivavoce"
 # A part (file or folder directly below vivavoce/) may import parts of lower levels and of its own; never of a higher one.
 LEVELS = [
     {"__init__", "types"},
-    {"protobuf", "catalogue", "download", "assets", "media", "tts", "speech", "face", "nn", "render", "diffusion", "losses"},
+    {"protobuf", "heap", "catalogue", "download", "assets", "media", "tts", "speech", "face", "nn", "render", "diffusion", "losses"},
     {"method", "registry", "data"},
     {"methods", "prepare", "metrics"},
     {"train", "talker", "run", "evaluate", "doctor"},

@@ -6,18 +6,16 @@ hand in smaller ones and get the same frames.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vivavoce import heap
 from vivavoce.face.pose import camera_from_motion
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.speech import Encoder, Windows
@@ -130,7 +128,7 @@ class Talker:
                 del frames  # not to be kept while the next are made
                 done, ready = done + count, ready - count
                 if done % FPS < count:
-                    _trim()(0)
+                    heap.trim()
 
     def __call__(self, audio: Tensor) -> Tensor:  # [N] -> [T,3,H,W]
         """All frames of a recording, in memory: a stream of one chunk."""
@@ -157,21 +155,8 @@ class Talker:
         return self.paste(frames, rows) if self.paste is not None else frames
 
 
-@lru_cache(maxsize=1)
-def _trim() -> Callable[[int], int]:
-    """glibc's malloc_trim, which gives the pages of holes in the heap back; nothing with another C library.
-
-    torch asks for aligned memory, and glibc finds the hole that a picture leaves a few bytes too small for the next picture: the
-    next goes elsewhere, small things that stay keep the holes apart, and after minutes most of the heap is holes. Called once a
-    second of film it costs 5 ms; pictures outside the heap (M_MMAP_THRESHOLD) would cost as much again as rendering them.
-    """
-    return getattr(ctypes.CDLL(None), "malloc_trim", int) if sys.platform == "linux" else int
-
-
 def _with_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
     """Each chunk, and after them an empty one marked last: a live stream does not know its end beforehand."""
     for chunk in chunks:
         yield chunk, False
     yield torch.zeros(0), True
-
-

@@ -78,6 +78,7 @@ class View:
     small: Picture  # [h,w,3]
     person: Array  # [h,w] 0..1
     oval: Mask  # [h,w] inside the face's outline
+    face: Mask  # [h,w] of it what is surely skin: from chin to brows, without the lips, which have the colours of ties
     u: Array  # [h,w]
     v: Array
 
@@ -86,7 +87,9 @@ class View:
         """`points` are px of a picture `width` px wide."""
         scale = width / small.shape[1]
         u, v = placed(points)(small.shape, scale)
-        return cls(small, person, filled(points, regions.OVAL, small.shape, scale), u, v)
+        oval, lips = (filled(points, loop, small.shape, scale) for loop in (regions.OVAL, regions.LIPS_OUTER))
+        face = oval & ~ndimage.binary_dilation(lips, iterations=RIM) & (v > 0.05) & (v < 0.62)
+        return cls(small, person, oval, face, u, v)
 
     def features(self) -> Array:  # [h*w,13]
         """Each pixel's colour, the colour around it at two sizes, how rough it is there, and its place seen from the face."""
@@ -168,7 +171,7 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
         return histogram(np.concatenate([b[w] for b, w in zip(bins, where, strict=True)]))
 
     sure = [view.person > 0.9 for view in views]
-    faces = [w.oval & (w.v > 0.05) & (w.v < 0.62) for w in views]
+    faces = [w.face for w in views]
     tops = [crown(w) & s for s, w in zip(sure, views, strict=True)]
     lows = [s & (w.v < -0.1) & ((np.abs(w.u) > 0.75) | (w.v < -0.3)) for s, w in zip(sure, views, strict=True)]
     skin, hair = colours(faces), colours(tops)

@@ -19,6 +19,7 @@ from vivavoce.face.looks import CLOTH, HAIR, RIM, SKIN, Array, Looks, Mask, Pict
 
 SIDE = 256  # px, longest side at which colours are looked at; also the side of the selfie net's square picture
 RADIUS, EPSILON = 6, 1e-4  # of the guided filter: px at SIDE, variance of luminance
+TINT, FAR = 0.01, 4.0  # least spread of a face's tint, and spreads from its middle at which a tint is not the neck's
 JAW = 0.22  # of the way from chin to forehead, beside the face: skin below it is neck, above it ears
 BROW = 0.88  # hair that falls over the forehead ends above the eyebrows
 SKIN_POINTS = (50, 101, 36, 205, 280, 330, 266, 425, 10, 151, 9, 67, 297)  # mesh points of bare skin: cheeks, forehead
@@ -85,10 +86,12 @@ def classes(view: View, looks: Looks, outline: Array, points: Array) -> Picture:
     parts[there] = looks.parts(view.features()[there.reshape(-1)])
     looks.placed(parts, view)
     parts = inward(parts, view.person > 0.5)
+    parts[..., SKIN][tinted(view)] = 0
     best = parts.argmax(2)
     for k, joined in ((HAIR, view.v > 0.5), (SKIN, view.oval)):  # a dark coat is no hair, a pink tie no skin: those join the head
         pieces, _ = ndimage.label(best == k)
         parts[(pieces > 0) & ~np.isin(pieces, np.unique(pieces[joined])), k] = 0
+    np.maximum(parts[..., CLOTH], 0.02 * (view.v < 0), out=parts[..., CLOTH])  # cloth takes what skin and hair lose there
     below = view.v < JAW
     skin = parts[..., SKIN]
     four = np.stack([np.where(below, 0, skin), np.where(below, skin, 0), parts[..., CLOTH], parts[..., HAIR]], 2)
@@ -101,6 +104,16 @@ def classes(view: View, looks: Looks, outline: Array, points: Array) -> Picture:
     _, v = placed(points)(size)
     labels[face & ((v < BROW) | (labels != regions.HAIR))] = regions.HEAD
     return tidy(labels)
+
+
+def tinted(view: View) -> Mask:  # [h,w]
+    """Below the chin, of a tint that the face does not have, however bright: a red tie is no neck."""
+    colour = view.small.astype(np.float32) + 10  # the tint of black is noise
+    tint = colour[..., :2] / colour.sum(2, keepdims=True)
+    face = tint[view.face]
+    middle = np.median(face, 0)
+    spread = 1.4826 * np.median(np.abs(face - middle), 0) + TINT
+    return np.asarray((view.v < 0) & (np.abs(tint - middle) > FAR * spread).any(2))
 
 
 def inward(parts: Array, person: Mask) -> Array:  # [h,w,3] -> [h,w,3]

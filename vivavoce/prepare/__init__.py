@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vivavoce import assets
+from vivavoce import assets, heap
 from vivavoce.media import probe
 from vivavoce.prepare import inherit
 from vivavoce.prepare.folder import Folder, Options
-from vivavoce.prepare.schedule import one_torch_thread, overlapped
+from vivavoce.prepare.schedule import one_thread_each, overlapped
 from vivavoce.speech import names as encoders
 from vivavoce.types import FPS, InputError
 
@@ -270,7 +270,8 @@ def _work(
 
         tell(0, 0)
         bring(step, folder, tell)
+        heap.trim()  # what its threads left free
         tell(1, 1)
 
-    with one_torch_thread():
+    with one_thread_each():
         overlapped(inherit.left(folder, wanted, named), act)

@@ -21,6 +21,7 @@ AHEAD = 4  # items in flight for each thread
 CORES = "VIVAVOCE_CORES"  # environment: cores that this process may use, for several side by side
 MOST = 16  # processes of one step, each about 50 MB: a machine of more cores does not take more memory
 LONG = 400  # frames of work from which a team of processes, two seconds until it stands, pays
+TEAM = threading.Lock()  # one team of processes at a time: two would share the cores and hold twice the memory
 ONE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # set to 1 where the processes are the parallel part
 
 
@@ -71,7 +72,8 @@ def spread(make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int
     """
     count = min(cores(), len(items))
     if count > 1 and frames >= LONG:
-        _processes(make, items, min(count, MOST), heard)
+        with TEAM:
+            _processes(make, items, min(count, MOST), heard)
         return
     own = threading.local()
 

@@ -8,6 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 
 class Waiting(Protocol):
     """Something that has a name and waits for others."""
@@ -67,17 +69,18 @@ def overlapped(steps: Sequence[S], act: Callable[[S, Callable[[], None]], None])
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """torch on one thread, here and in threads begun inside: the frames are the parallel part.
+def one_thread_each() -> Iterator[None]:
+    """torch and NumPy's linear algebra on one thread, here and in threads begun inside: the frames are the parallel part.
 
-    A team of torch's for each of many threads would wait for itself most of the time, and sums cut among as many threads as
-    there are cores differ from machine to machine in their last bits.
+    A team of theirs for each of many threads would wait for itself most of the time, and sums cut among as many threads as
+    are free at the moment differ in their last bits from machine to machine, and from run to run.
     """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, "blas"):
+            yield
     finally:
         torch.set_num_threads(before)

@@ -20,6 +20,7 @@ from vivavoce.prepare.rows import writing
 from vivavoce.types import FPS, HOP, STEPS, InputError
 
 AT_ONCE = 10 * FPS  # frames encoded at once
+LIGHT = ("mel", "whisper")  # quick on a CPU, beside other steps; a GPU would take half a gigabyte of the host's memory first
 
 
 def run(folder: Folder, progress: Progress) -> None:
@@ -42,8 +43,9 @@ def run(folder: Folder, progress: Progress) -> None:
 
 
 def encode(folder: Folder, name: str, progress: Progress) -> None:
-    """One encoder, in a constant-memory stream, on a GPU where there is one."""
-    encoder, total = speech.load(name, "cuda" if torch.cuda.is_available() else "cpu"), folder.frames
+    """One encoder, in a constant-memory stream; a heavy one on a GPU where there is one."""
+    device = "cuda" if name not in LIGHT and torch.cuda.is_available() else "cpu"
+    encoder, total = speech.load(name, device), folder.frames
     with folder.whole(f"aud_{name}.npy") as part, writing(part, (total, STEPS, encoder.dim), np.float16) as append:
         at, heard, state = 0, 0, encoder.start()
         for chunk in audio_chunks(folder.file("aud.wav"), AT_ONCE):
