@@ -18,7 +18,7 @@ def trim() -> None:
 
     torch asks for aligned memory, and glibc finds the hole that a picture leaves a few bytes too small for the next picture: the
     next goes elsewhere, small things that stay keep the holes apart, and after minutes most of the heap is holes. So it is with
-    what threads leave behind. Called once a second of film it costs 5 ms; pictures outside the heap (M_MMAP_THRESHOLD) would cost
+    what threads leave behind. It costs 5 ms; pictures outside the heap (M_MMAP_THRESHOLD) would cost
     as much again as rendering them.
     """
     if (give_back := _malloc_trim()) is not None:

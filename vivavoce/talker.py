@@ -19,9 +19,10 @@ from vivavoce import heap
 from vivavoce.face.pose import camera_from_motion
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.speech import Encoder, Windows
-from vivavoce.types import FPS, Clip, InputError, Motion, Source, mirror
+from vivavoce.types import Clip, InputError, Motion, Source, mirror
 
 MADE = frozenset({"speech", "motion", "audio"})  # Clip fields that come from the audio, not from the source
+TRIM = 5  # frames between two looks for free memory: a millisecond a frame, for a peak that does not wander
 Paste = Callable[[Tensor, Tensor], Tensor]  # frames [T,3,h,w], rows of the source [T] -> full pictures [T,3,H,W]
 
 
@@ -127,7 +128,7 @@ class Talker:
                 yield frames
                 del frames  # not to be kept while the next are made
                 done, ready = done + count, ready - count
-                if done % FPS < count:
+                if done % TRIM < count:
                     heap.trim()
 
     def __call__(self, audio: Tensor) -> Tensor:  # [N] -> [T,3,H,W]
