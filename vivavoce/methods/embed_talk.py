@@ -18,7 +18,6 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from vivavoce import losses
-from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
@@ -127,13 +126,9 @@ class EmbedTalk(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
-        rows = torch.linspace(0, len(source) - 1, min(len(source), 1500)).long()
-        every = source.clip(rows, {"camera", "speech", "landmarks"})
-        assert every.camera is not None and every.speech is not None and every.landmarks is not None
+        every = avatar.signals(source)
         self._build(self.config.points, source.size, every.speech.shape[2])
-        self.audio.fit(every.speech)
-        self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
-        self.avatar.start(source, every.camera)
+        self.avatar.start(source, every, self.audio, self.config.warm)
         # codes start as the place: neighbours are alike before anything holds them together
         places = self.avatar.places()
         self.avatar.gaussians.embeddings.copy_(places @ torch.randn(3, self.config.embedding) * 0.5)

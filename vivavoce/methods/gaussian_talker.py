@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vivavoce.face import points as face_points
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
@@ -125,13 +124,9 @@ class GaussianTalker(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
-        rows = torch.linspace(0, len(source) - 1, min(len(source), 1500)).long()
-        every = source.clip(rows, {"camera", "speech", "landmarks"})
-        assert every.camera is not None and every.speech is not None and every.landmarks is not None
+        every = avatar.signals(source)
         self._build(self.config.points, source.size, every.speech.shape[2])
-        self.audio.fit(every.speech)
-        self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
-        self.avatar.start(source, every.camera)
+        self.avatar.start(source, every, self.audio, self.config.warm)
         self.planes.low.copy_(self.avatar.low)
         self.planes.high.copy_(self.avatar.high)
 

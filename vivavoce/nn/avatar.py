@@ -16,6 +16,7 @@ from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
+from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.torso import Torso
 from vivavoce.render import splats
@@ -25,6 +26,7 @@ HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # class
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
 LOSS_NEEDS = frozenset({"frames", "labels", "mouth"})  # and the losses beside them
 SETUP = frozenset({"camera", "frames", "labels", "torso", "background", "body"})
+SURE = 1500  # rows of which statistics are made
 PRETTY = 24  # rows of which the first colours are made
 NEAR = 8  # of them nearest to the mean pose make the torso
 
@@ -45,6 +47,22 @@ class Drawn(NamedTuple):
     frames: Tensor  # [T,3,H,W]
     alpha: Tensor  # [T,H,W] of the head
     flow: Tensor  # [T,2,cells,cells] of the torso
+
+
+class Signals(NamedTuple):
+    """What is known of training rows spread over the source, before a first picture is drawn."""
+
+    camera: Camera
+    speech: Tensor  # [T,W,D]
+    landmarks: Tensor  # [T,68,2] px
+
+
+def signals(source: Source) -> Signals:
+    """Of so many rows that statistics are sure."""
+    rows = torch.linspace(0, len(source) - 1, min(len(source), SURE)).long()
+    every = source.clip(rows, {"camera", "speech", "landmarks"})
+    assert every.camera is not None and every.speech is not None and every.landmarks is not None
+    return Signals(every.camera, every.speech, every.landmarks)
 
 
 def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
@@ -90,8 +108,14 @@ class Avatar(nn.Module):
         return len(state[f"{name}.gaussians.means"]), (height, width)
 
     @torch.no_grad()
-    def start(self, source: Source, cameras: Camera) -> None:
-        """Gaussians over the tracked head, coloured from a few frames; torso and background; statistics of the training cameras."""
+    def start(self, source: Source, every: Signals, audio: SpeechCode, warm: int) -> None:
+        """Gaussians over the tracked head, coloured from a few frames; torso and background; statistics of the training cameras.
+
+        `audio` gets its statistics, and `warm` steps in which it learns what speech does to the mouth.
+        """
+        audio.fit(every.speech)
+        audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), warm)
+        cameras = every.camera
         u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
         self.pose_center.copy_(u @ v)
         self.focal.copy_(cameras.focal[0, 0])
