@@ -20,7 +20,9 @@ class Method(nn.Module):
 
     Attributes:
         config: the method's dataclass. Common fields, used by the loop when present: `steps` (training steps),
-            `batch` (rows a step), `contiguous` (rows of a step are consecutive), `size` (image height and width), `seed`.
+            `batch` (rows a step), `contiguous` (rows of a step are consecutive), `window_rows` (a step has `batch` windows of so
+            many consecutive rows instead, one after another: its Clip has batch * window_rows rows), `size` (image height and
+            width), `seed`.
         needs: Clip fields read by `render` or `generate` for each row.
         loss_needs: Clip fields read by `loss`, when more than `needs` and `frames`.
         speech: name of the speech encoder whose features the method hears, "" if it hears none.

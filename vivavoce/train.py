@@ -236,7 +236,7 @@ def _batches(
     def read() -> None:
         try:
             for step in range(start, steps):
-                item = (step, source.clip(draw(len(source), method.config, step), needs).to(device))
+                item = (step, source.clip(draw(source, method.config, step), needs).to(device))
                 while not stop.is_set():
                     try:
                         ahead.put(item, timeout=0.2)
@@ -261,11 +261,17 @@ def _batches(
         thread.join(timeout=5)
 
 
-def draw(length: int, config: Any, step: int) -> Tensor:  # -> [batch]
-    """Rows of a step: every row once before any comes twice (a permutation an epoch), or `batch` consecutive rows."""
-    batch = min(int(getattr(config, "batch", 1)), length)
+def draw(source: Source, config: Any, step: int) -> Tensor:  # -> [batch], or [batch * window_rows]
+    """Rows of a step: every row once before any comes twice (a permutation an epoch); `batch` consecutive rows where the
+    config says `contiguous`; or, where it has `window_rows`, `batch` windows of that many consecutive rows one after another,
+    each from one piece of one video."""
+    length = len(source)
+    batch, window = int(getattr(config, "batch", 1)), int(getattr(config, "window_rows", 0))
+    generator = torch.Generator().manual_seed(_seed(config, step))
+    if window:
+        return _windows(source, window, batch, generator).flatten()
+    batch = min(batch, length)
     if getattr(config, "contiguous", False):
-        generator = torch.Generator().manual_seed(_seed(config, step))
         return torch.randint(length - batch + 1, (1,), generator=generator) + torch.arange(batch)
     places = torch.arange(step * batch, (step + 1) * batch)
     parts = []
@@ -273,6 +279,20 @@ def draw(length: int, config: Any, step: int) -> Tensor:  # -> [batch]
         generator = torch.Generator().manual_seed(_seed(config, -2 - int(epoch)))
         parts.append(torch.randperm(length, generator=generator)[places[places // length == epoch] % length])
     return torch.cat(parts)
+
+
+def _windows(source: Source, rows: int, count: int, generator: torch.Generator) -> Tensor:  # -> [count,rows]
+    """Places are equally likely wherever a whole window fits. Raises InputError when none does."""
+    whole = torch.tensor([[0, len(source)]])  # a source that does not say otherwise is one piece
+    spans: Tensor = getattr(source, "spans", whole)
+    places = (spans[:, 1] - rows + 1).clamp(min=0)
+    if not int(places.sum()):
+        cause = f"its longest piece has {int(spans[:, 1].max())} frames, a window {rows}"
+        raise InputError("training data", cause, "give longer videos, or a shorter window")
+    at = torch.randint(int(places.sum()), (count,), generator=generator)
+    ends = places.cumsum(0)
+    span = torch.searchsorted(ends, at, right=True)
+    return (spans[span, 0] + at - (ends - places)[span])[:, None] + torch.arange(rows)
 
 
 def _seed(config: Any, step: int) -> int:

@@ -29,6 +29,9 @@ class Corpus:
         self.size = self.people[0].size
         self.ends = torch.tensor([len(p) for p in self.people]).cumsum(0)
 
+        moved = [p.spans + torch.tensor([int(end) - len(p), 0]) for p, end in zip(self.people, self.ends, strict=True)]
+        self.spans = torch.cat(moved)  # [n,2] as of Person
+
     def __len__(self) -> int:
         return int(self.ends[-1])
 

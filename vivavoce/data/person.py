@@ -84,6 +84,13 @@ class Person:
         return Clip(**out)
 
     @cached_property
+    def spans(self) -> Tensor:  # [n,2] int64: first row and number of rows
+        """Rows whose frames follow one another in the video: a window of training must lie in one of them."""
+        ends = torch.cat([(self.rows.diff() != 1).nonzero()[:, 0] + 1, torch.tensor([len(self.rows)])])
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])
+        return torch.stack([starts, ends - starts], 1)
+
+    @cached_property
     def mesh(self) -> Tensor:  # [468,3] metres
         """Mean head mesh, OpenGL axes (x right, y up, z toward the viewer), in the head space of this folder's cameras.
 
