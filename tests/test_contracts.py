@@ -32,7 +32,7 @@ def made(name: str, steps: int = 0) -> tuple[Method, SyntheticPerson]:
     method.train()
     for step in range(steps):
         torch.manual_seed(step)
-        method.update(person.clip(train.draw(len(person), method.config, step), needs), step, optimizers)
+        method.update(person.clip(train.draw(person, method.config, step), needs), step, optimizers)
     return method.eval(), person
 
 
@@ -88,7 +88,7 @@ def test_losses_are_finite_and_every_parameter_learns(name: str) -> None:
     touched: set[str] = set()
     optimizers = method.optimizers()
     for step in range(int(method.config.steps)):
-        clip = person.clip(train.draw(len(person), method.config, step), method.needs | method.loss_needs)
+        clip = person.clip(train.draw(person, method.config, step), method.needs | method.loss_needs)
         losses = method.update(clip, step, optimizers)
         assert losses and all(torch.isfinite(v) for v in losses.values()), losses
         touched |= {n for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
