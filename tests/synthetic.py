@@ -12,6 +12,7 @@ from vivavoce.face import pose
 from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
 
 FEATURES = 8  # D of the made-up speech features
+SPACES = {"blendshapes": 52, "landmarks": 204, "bfm": 70}  # motion space -> numbers of an expression
 
 
 class LoudnessEncoder:
@@ -31,14 +32,27 @@ class LoudnessEncoder:
         return loud ** (1 + torch.arange(FEATURES) / 8), kept[whole * 320 :]
 
 
+def expression(space: str, opening: Tensor) -> Tensor:  # [T] -> [T,E]
+    """An open mouth in a motion space: jawOpen; the lower lip and the jaw down, in cm; one coefficient."""
+    code = torch.zeros(len(opening), SPACES.get(space, 52))
+    if space == "landmarks":
+        down = [3 * point + 1 for point in (5, 6, 7, 8, 9, 10, 11, *range(55, 60), 65, 66, 67)]  # y of jaw and lower lip
+        code[:, down] = -opening[:, None]
+    else:
+        code[:, 0 if space == "bfm" else 25] = opening
+    return code
+
+
 class SyntheticPerson:
     """A Source like data/person.py's, of `count` frames: an ellipsoid head that turns, blinks and opens its mouth with the sound.
 
     World: metres, OpenGL axes (x right, y up, z toward the viewer); the head is an ellipsoid of 0.075 x 0.10 x 0.08 at 0.
     """
 
-    def __init__(self, size: int = 48, count: int = 24, window: tuple[int, int] = (8, 8), dim: int = FEATURES) -> None:
-        self.size, self.count, self.window, self.dim = (size, size), count, window, dim
+    def __init__(
+        self, size: int = 48, count: int = 24, window: tuple[int, int] = (8, 8), dim: int = FEATURES, space: str = "blendshapes"
+    ) -> None:
+        self.size, self.count, self.window, self.dim, self.space = (size, size), count, window, dim, space
         self.rows = torch.arange(count)
         t = torch.arange(count) / 25
         self.opening = 0.5 - 0.5 * torch.cos(2 * math.pi * 2.5 * t)  # [T] mouth, 0 shut to 1 open
@@ -124,8 +138,7 @@ class SyntheticPerson:
 
     def _motion(self, index: Tensor) -> Motion:
         seen = pose.motion_from_camera(self.camera[index])
-        units = torch.nn.functional.one_hot(torch.full((len(index),), 25), 52) * self.opening[index, None]
-        return Motion(seen.rotation, seen.translation, seen.scale, units, "blendshapes")
+        return Motion(seen.rotation, seen.translation, seen.scale, expression(self.space, self.opening[index]), self.space)
 
     def _landmarks(self, index: Tensor, lips: Tensor, high: Tensor, px: float) -> Tensor:  # [T,68,2]
         angle = torch.linspace(math.pi, -math.pi, 21)[:20]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.synthetic import LoudnessEncoder, SyntheticPerson
+from tests.synthetic import LoudnessEncoder, SyntheticPerson, expression
 from vivavoce import registry, train
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.talker import MADE, Talker
@@ -25,7 +25,7 @@ def made(name: str, steps: int = 0) -> tuple[Method, SyntheticPerson]:
     """A tiny method set up (and trained a little) on the made-up person, hearing its features."""
     torch.manual_seed(0)
     method = registry.create(name, "tiny")
-    person = SyntheticPerson(window=method.window, dim=width(method))
+    person = SyntheticPerson(window=method.window, dim=width(method), space=method.space or "blendshapes")
     method.setup(person)
     needs = method.needs | method.loss_needs
     optimizers = method.optimizers() if steps else []
@@ -59,24 +59,21 @@ class Mouth(Generator):
 
     def __init__(self, space: str) -> None:
         super().__init__(None)
-        self.speech, self.window, self.name = "whisper", (2, 2), space
+        self.speech, self.window, self.space = "whisper", (2, 2), space
 
     def start(self, source: Clip) -> int:
         return 0
 
     def generate(self, clip: Clip, state: int) -> tuple[Motion, int]:
         assert clip.speech is not None
-        count = len(clip.speech)
-        expression = torch.zeros(count, 52)
-        expression[:, 25] = clip.speech.mean((1, 2))
-        return Motion(torch.zeros(count, 3), torch.zeros(count, 3), torch.ones(count, 1), expression, self.space), state + count
+        count, code = len(clip.speech), expression(self.space, clip.speech.mean((1, 2)))
+        return Motion(torch.zeros(count, 3), torch.zeros(count, 3), torch.ones(count, 1), code, self.space), state + count
 
 
 def talker(name: str, method: Renderer, person: SyntheticPerson, block: int = 8) -> Talker:
     generator = None
     if "motion" in method.needs:
         generator = Mouth(method.space)
-        type(generator).space = method.space
     encoder = Wide(width(method), method.speech or "whisper")
     return Talker(method, person, {encoder.name: encoder, "whisper": encoder}, generator, block=block)
 
@@ -160,7 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, mon
     config = registry.configure(name, "tiny")
     config = dataclasses.replace(config, steps=8)
     method = registry.create(name, "tiny")
-    person = SyntheticPerson(window=method.window, dim=width(method))
+    person = SyntheticPerson(window=method.window, dim=width(method), space=method.space or "blendshapes")
     train.train(name, person, tmp_path / "whole", config)
 
     class Killed(Exception):

@@ -85,6 +85,7 @@ def evaluate(
         raise InputError(run, "only a renderer trained on a person folder can be evaluated so far", "see: vivavoce list")
     folder = Path(folder or about["folder"])
     options: dict[str, Any] = {"size": size or about.get("size"), "split": split, "speech": method.speech, "window": method.window}
+    options["space"] = method.space or "blendshapes"
     source = Person(folder, **options, device=device)
     truth = Person(folder, **options, target="original", device=device)
     landmarker, judge = Landmarker(), _judge(device)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vivavoce.types import Clip, Motion, Source
+from vivavoce.types import Clip, InputError, Motion, Source
 
 
 class Method(nn.Module):
@@ -34,11 +34,12 @@ class Method(nn.Module):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     loss_needs: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[str] = ""
     presets: ClassVar[dict[str, dict[str, Any]]] = {"tiny": {}}
 
+    space: str = ""
     speech: str = ""
     window: tuple[int, int] = (8, 8)
+    pieces: int = 1  # parts that `update` works through the rows of a step in, one after another, for less memory
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -58,13 +59,30 @@ class Method(nn.Module):
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One training step: gradients of the summed loss, one step of every optimizer. Returns the named losses, detached
         (tensors, not numbers: reading a number would make the GPU wait at every step)."""
-        losses = self.loss(clip)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        parts = [self.loss_of(piece, self.pieces) for piece in _cut(clip, self.pieces, self.config)]
         for optimizer in optimizers:
             optimizer.step()
+        return {name: torch.stack([p[name] for p in parts]).sum(0) for name in parts[0]}
+
+    def loss_of(self, clip: Clip, pieces: int) -> dict[str, Tensor]:
+        """Adds the gradients of the loss of one of `pieces` equal parts of a step; its share of the named losses, detached."""
+        losses = {name: value / pieces for name, value in self.loss(clip).items()}
+        torch.stack(list(losses.values())).sum().backward()
         return {name: value.detach() for name, value in losses.items()}
+
+
+def _cut(clip: Clip, pieces: int, config: Any) -> list[Clip]:
+    """Equal parts of whole windows. Raises InputError when there are none."""
+    if pieces == 1:
+        return [clip]
+    window = int(getattr(config, "window_rows", 0)) or 1
+    size, left = divmod(len(clip), pieces)
+    if left or size % window:
+        cause = f"{len(clip) // window} rows or windows a step cannot be cut into so many equal parts"
+        raise InputError(f"--accumulate {pieces}", cause, "choose a divisor of --batch")
+    return [clip[start : start + size] for start in range(0, len(clip), size)]
 
 
 class Renderer(Method):

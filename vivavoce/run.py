@@ -85,7 +85,7 @@ def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int]
             raise InputError(run, f"{about['method']} draws no frames", "give a run of a renderer: vivavoce list")
         folder = Path(about.get("folder", ""))
         longest = options.size or about.get("size")
-        person: Source = Person(folder, longest, "all", method.speech, method.window, device=device)
+        person: Source = Person(folder, longest, "all", method.speech, method.window, device=device, space=method.space or "blendshapes")
         return _talker(method, person, options, device, None, notes), person.size, notes
     portrait = _portrait(path, options, notes)
     method = _ready(options.renderer, device, options)

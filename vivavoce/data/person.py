@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vivavoce.data import features, lineage
+from vivavoce.data import features, lineage, motions
 from vivavoce.data.rowcache import RowCache
 from vivavoce.face import regions
 from vivavoce.face.pose import camera_from_transform, motion_from_camera
@@ -26,7 +26,6 @@ from vivavoce.media import audio, read_image
 from vivavoce.types import HOP, STEPS, Camera, Clip, InputError, Motion, Rows
 
 MOUTH_MARGIN = 0.35  # of the lips' box, on each side
-LAST = 3  # frames that another tool's table may lack at its end
 FARTHEST = 0.06  # of the longest side: landmarks that lie farther from a head do not belong to these cameras
 
 
@@ -40,6 +39,7 @@ class Person:
         speech: encoder whose features are read, from `aud_<speech>.npy` or the lineage's file (`data/features.py`).
         window: (past, future) 50 Hz steps a row of speech holds.
         target: "plate" (frames with the background plate pasted, what the lineage trains on) or "original".
+        space: motion space that `motion` is read in (`data/motions.py`).
         device: where Clips are made; a GPU holds the images itself when they fit.
     Raises:
         InputError: an artefact is missing; names the command that makes it.
@@ -54,8 +54,10 @@ class Person:
         window: tuple[int, int] = (8, 8),
         target: str = "plate",
         device: str | torch.device = "cpu",
+        space: str = "blendshapes",
     ) -> None:
         self.folder, self.split, self.speech, self.window, self.target = Path(folder), split, speech, window, target
+        self.space = space
         self.device = torch.device(device)
         frames = self._cameras(split)
         self.rows = torch.tensor([f["img_id"] for f in frames], dtype=torch.long)  # frame number of each row
@@ -154,7 +156,8 @@ class Person:
 
     def _read_motion(self, index: Tensor) -> Motion:
         motion = motion_from_camera(self._read_camera(index))
-        return Motion(motion.rotation, motion.translation, motion.scale, self._read_units(index), "blendshapes")
+        expression = torch.from_numpy(np.asarray(self._expressions[index.numpy()], np.float32))
+        return Motion(motion.rotation, motion.translation, motion.scale, expression, self.space)
 
     def _read_points(self, index: Tensor) -> Tensor:
         return self._points[index] * self.scale
@@ -220,7 +223,7 @@ class Person:
         table, frames = features.read(path, remedy), int(self.rows[-1]) + 1
         by_step = table.ndim == 2 and len(table) > 1.5 * frames  # GeneFace's HuBERT: a row a step, not a frame
         steps = table if by_step else features.steps(table)
-        if len(steps) < STEPS * (frames - LAST):
+        if len(steps) < STEPS * (frames - motions.LAST):
             raise InputError(path, f"features of {len(steps) // STEPS} frames, not of {frames}", remedy)
         return steps
 
@@ -248,12 +251,11 @@ class Person:
 
     @cached_property
     def _blendshapes(self) -> Any:  # float32 [T,52]
-        if (self.folder / "blendshapes.npy").is_file() or not (self.folder / "bs.npy").is_file():
-            return np.load(self._file("blendshapes.npy", "landmarks"), allow_pickle=False)
-        try:
-            return self._whole(lineage.blendshapes(self.folder / "bs.npy"), "bs.npy", "landmarks")
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(self.folder / "bs.npy", f"not SyncTalk's table ({error})", self._remedy("landmarks")) from error
+        return motions.table(self.folder, "blendshapes", int(self.rows[-1]) + 1)
+
+    @cached_property
+    def _expressions(self) -> Any:  # float32 [T,E]
+        return motions.table(self.folder, self.space, int(self.rows[-1]) + 1)
 
     @cached_property
     def _blink(self) -> Tensor | None:  # [T] in 0..1
@@ -266,19 +268,12 @@ class Person:
             values = np.loadtxt(path, delimiter=",", skiprows=1, usecols=head.index("AU45_r"), dtype=np.float32, ndmin=1)
         except (OSError, ValueError) as error:
             raise InputError(path, f"not a table with a column AU45_r ({error})", self._remedy("units")) from error
-        blink = torch.from_numpy(self._whole(values, "au.csv", "units")).clamp(0, 2) / 2
+        blink = torch.from_numpy(motions.whole(values, path, int(self.rows[-1]) + 1, "units")).clamp(0, 2) / 2
         return blink if float(blink.max()) > 0 else None
 
     @cached_property
     def _openness(self) -> Tensor:  # [len(self),2]
         return lineage.openness(self._read_landmarks(self.rows))
-
-    def _whole(self, rows: Any, name: str, step: str) -> Any:
-        """The rows when there is one for every frame; OpenFace and SyncTalk may end a frame or two early: the last one stays."""
-        lost = int(self.rows[-1]) + 1 - len(rows)
-        if lost > LAST or not len(rows):
-            raise InputError(self.folder / name, f"{len(rows)} rows for {len(rows) + lost} frames", self._remedy(step))
-        return np.concatenate([rows, np.repeat(rows[-1:], max(lost, 0), 0)])
 
     def _images(self, folder: str, index: Tensor, endings: tuple[str, ...], channels: int, step: str, nearest: bool = False) -> Tensor:
         if folder not in self._caches:
@@ -308,7 +303,7 @@ class Person:
         return path
 
     def _remedy(self, step: str) -> str:
-        return f"run: vivavoce prepare {self.folder} --only {step}"
+        return motions.remedy(self.folder, step)
 
 
 def _open(path: Path, channels: int) -> Any:  # -> uint8 [H,W,C]
