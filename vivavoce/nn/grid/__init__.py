@@ -1,0 +1,125 @@
+"""Multi-resolution feature grids in 2 and 3 dimensions, and three of them as a tri-plane: one contract, three back ends.
+
+    grid = Grid(dims=3, levels=16, features=2, base=16, finest=2048, log2_table=19, kind="hash", smooth=False, backend="auto")
+    features = grid(points, open_levels=None)       # [N,3] in 0..1 -> [N,grid.width], level after level
+    planes = TriPlane(levels=12, features=1, base=64, finest=512, log2_table=14)
+    features = planes(points, open_levels=None)     # [N,3] in 0..1 -> [N,planes.width]: xy, then yz, then xz
+
+A level that fits the table is dense, in any kind. One that does not is hashed (instant-NGP), or "tiled" (torch-ngp: the index
+modulo the size of the table, without the dimensions whose stride exceeds it), or an error for "dense". Entries and their order
+are torch-ngp's: `plan.py`. `grid.table` [entries,features] is the one parameter; torch-ngp calls it `embeddings`.
+
+Points: a coordinate outside 0..1 reads the border and gets no gradient; a point with a NaN gives NaN features and touches no
+entry. `open_levels` is the schedule of progressive training: levels below it are open, the level it cuts fades in with its fraction
+(2.25 opens levels 0 and 1 and a quarter of level 2), the rest gives zeros; None opens all.
+
+| back end | device, dtype | gradients (table, points) |
+|---|---|---|
+| torch | any float | both, of any order: the oracle |
+| numba | CPU, float32 | both, once; the same bits every time: one thread owns a level |
+| triton | CUDA, float32 | both, once; the table's by atomic additions, so that its last bits vary |
+
+Mueller et al., Instant neural graphics primitives, SIGGRAPH 2022; tri-plane: Li et al., ER-NeRF, ICCV 2023.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import torch as pytorch  # importing the back end of that name binds `torch` in this package
+from torch import Tensor, nn
+
+from vivavoce.types import InputError
+
+from .plan import KINDS, Plan, plan
+
+__all__ = ["BACKENDS", "KINDS", "Grid", "TriPlane", "choose", "read"]
+
+BACKENDS = ("torch",)
+PLANES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz: ER-NeRF's order
+START = 1e-4  # a table starts uniform within this
+
+
+def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> str:
+    """The fastest back end there is for tensors of this device and dtype."""
+    name = {"cuda": "triton", "cpu": "numba"}.get(device.type, "torch")
+    return name if dtype == pytorch.float32 and name in BACKENDS and importlib.util.find_spec(name) else "torch"
+
+
+def read(points: Tensor, table: Tensor, layout: Plan, open_levels: float | None = None, backend: str = "auto") -> Tensor:
+    """Features [N,levels*F] of points [N,dims] in a table [entries,F] of this layout; what `Grid` calls.
+
+    Raises InputError for a back end that is not there, ValueError for shapes that do not fit.
+    """
+    if points.dim() != 2 or points.shape[1] != layout.dims:
+        raise ValueError(f"points have shape {tuple(points.shape)}: [N,{layout.dims}] wanted")
+    if backend == "auto":
+        backend = choose(table.device, table.dtype)
+    if backend not in BACKENDS:
+        raise InputError(f"back end {backend}", "is not known to nn.grid", f"use auto or one of {', '.join(BACKENDS)}")
+    if backend != "torch" and importlib.util.find_spec(backend) is None:
+        raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
+    count = len(layout.levels)
+    shares = (1.0,) * count if open_levels is None else tuple(min(max(open_levels - level, 0.0), 1.0) for level in range(count))
+    found: Tensor = importlib.import_module(f"{__name__}.{backend}").read(points.to(table.dtype), table, layout, shares)
+    return found
+
+
+class Grid(nn.Module):
+    """Features of points in the unit square or cube.
+
+    Args:
+        dims: 2 or 3.
+        levels, features: the output is levels * features wide.
+        base, finest: cells along a side of the coarsest and the finest level; between them they grow by a constant factor
+            (finest may be a fraction, or less than base).
+        log2_table: a level has at most 2 to this many entries; of no effect for kind "dense".
+        kind: "hash", "tiled" or "dense": where a level lies that does not fit.
+        smooth: weights by smoothstep, so that the gradient in the points is continuous, in place of linear ones.
+        backend: "auto", or one of BACKENDS.
+
+    Raises InputError for settings that make no grid.
+    """
+
+    def __init__(
+        self,
+        dims: int = 3,
+        levels: int = 16,
+        features: int = 2,
+        base: int = 16,
+        finest: float = 2048,
+        log2_table: int = 19,
+        kind: str = "hash",
+        smooth: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.layout, self.backend = plan(dims, levels, features, base, finest, log2_table, kind, smooth), backend
+        self.table = nn.Parameter(pytorch.empty(self.layout.entries, features).uniform_(-START, START))
+        self.width = levels * features
+
+    def forward(self, points: Tensor, open_levels: float | None = None) -> Tensor:  # [N,dims] in 0..1 -> [N,width]
+        return read(points, self.table, self.layout, open_levels, self.backend)
+
+
+class TriPlane(nn.Module):
+    """Features of points in the unit cube from three 2-D grids, on xy, yz and xz, one after the other. Arguments as of `Grid`."""
+
+    def __init__(
+        self,
+        levels: int = 12,
+        features: int = 1,
+        base: int = 64,
+        finest: float = 512,
+        log2_table: int = 14,
+        kind: str = "hash",
+        smooth: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.planes = nn.ModuleList(Grid(2, levels, features, base, finest, log2_table, kind, smooth, backend) for _ in PLANES)
+        self.width = 3 * levels * features
+
+    def forward(self, points: Tensor, open_levels: float | None = None) -> Tensor:  # [N,3] in 0..1 -> [N,width]
+        return pytorch.cat([grid(points[:, list(axes)], open_levels) for grid, axes in zip(self.planes, PLANES, strict=True)], -1)
