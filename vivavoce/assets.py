@@ -312,13 +312,20 @@ def state_dict(name: str) -> dict[str, Tensor]:
         InputError: the file cannot be had, is broken, wants to run code, or is of a kind that holds no tensors by name.
     """
     file = path(name)
+    try:
+        return tensors(file)
+    except InputError as error:
+        raise InputError(file, error.cause, error.remedy or f"run: vivavoce assets fetch {name} --again") from error
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    """As `state_dict`, of any file. Raises InputError when its tensors cannot be read."""
     if file.suffix in (".onnx", ".ort", ".tflite", ".task", ".dat", ".zip", ".mat", ".wav", ".png"):
         raise InputError(file, f"a {file.suffix} file holds no tensors by name", "read it with a program made for such files")
     try:
         return _flat(_read(file), "", {})
     except Exception as error:  # five readers, and a broken file makes each raise what it likes
-        cause = f"its tensors cannot be read ({' '.join(str(error).split())[:200]})"
-        raise InputError(file, cause, f"run: vivavoce assets fetch {name} --again") from error
+        raise InputError(file, f"its tensors cannot be read ({' '.join(str(error).split())[:200]})") from error
 
 
 def _read(file: Path) -> Any:
