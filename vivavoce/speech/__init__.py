@@ -42,6 +42,8 @@ def _loaders() -> dict[str, Callable[[str | torch.device], Encoder]]:
     found: dict[str, Callable[[str | torch.device], Encoder]] = {}
     for name in sorted(m.name for m in pkgutil.iter_modules(__path__)):
         module = importlib.import_module(f"{__name__}.{name}")
+        if not hasattr(module, "load"):
+            continue  # a listener of another kind, as vad
         family = getattr(module, "NAMES", ())
         found |= {n: partial(module.load, name=n) for n in family} if family else {name: module.load}
     return found
