@@ -1,12 +1,17 @@
 """Draws triangle meshes: which triangle every pixel sees, and values of the corners carried to the pixels.
 
-    rasterize    which triangle is nearest in each pixel (z-buffer); two back ends that agree (tested), no gradient
+    rasterize    which triangle is nearest in each pixel (z-buffer); three back ends that agree (tested), no gradient
     weights      how the corners share a pixel, perspective-correct; differentiable in the corners' places
     interpolate  values of the corners at the pixels; differentiable in the values and through `weights` in the places
     visible      which vertices nothing hides
+    covered      the pixels that see anything as a list, with their shares: work for these alone
+    carry        as `interpolate`, for the list;  paint: values of the list put back into pictures
+    antialias    outlines that cover pixels in part (`outlines.py`): what makes the place of an outline differentiable
+    texture      values of a picture laid on the mesh, read at the right coarseness (`textures.py`)
 
 Coordinates are pixels with centres at +0.5 and depth in front of the camera, growing away from it; what has depth <= 0 is not
-drawn. Visibility itself has no gradient: an outline that moves is felt through the values inside it alone.
+drawn. Pictures have any size. Visibility itself has no gradient: an outline that moves is felt through the values inside it and, after
+`antialias`, through the pixels that it covers in part.
 """
 
 from __future__ import annotations
@@ -14,20 +19,45 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import NamedTuple
 
-from torch import Tensor, arange, inf, where, zeros_like  # not torch itself: the back end of that name is an attribute of this package
+# Not torch itself: the back end of that name is an attribute of this package.
+from torch import Tensor, arange, inf, stack, where, zeros_like
+
+from vivavoce.render.mesh.outlines import Links, antialias, links
+from vivavoce.render.mesh.textures import texture
+
+__all__ = [
+    "EDGE", "Links", "Pixels", "antialias", "carry", "covered", "interpolate", "links", "paint", "rasterize", "slopes", "texture",
+    "visible", "weights",
+]  # fmt: skip
 
 EDGE = 1e-9  # px^2: a triangle of less area than this draws nothing
 
 
+class Pixels(NamedTuple):
+    """Those of B pictures that see a triangle, one row each."""
+
+    row: Tensor  # [P] int64, which picture
+    place: Tensor  # [P] int64, line * W + column
+    triangle: Tensor  # [P] int64
+    corners: Tensor  # [P,3] int64, its vertices
+    share: Tensor  # [P,3] of each corner
+    size: tuple[int, int]  # H, W
+
+
 def _backend(name: str, like: Tensor) -> ModuleType:
     """The back end's module; raises ValueError for an unknown name or one that cannot run here."""
-    if name not in ("auto", "numba", "torch"):
-        raise ValueError(f"no back end {name!r}: auto, numba or torch")
-    here = like.device.type == "cpu" and importlib.util.find_spec("numba") is not None
-    if name == "numba" and not here:
+    if name not in ("auto", "numba", "torch", "triton"):
+        raise ValueError(f"no back end {name!r}: auto, numba, triton or torch")
+    numba = like.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+    triton = like.device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    if name == "numba" and not numba:
         raise ValueError("the numba back end needs CPU tensors and numba installed; use backend='torch'")
-    return importlib.import_module(f"{__name__}.{'numba' if here and name != 'torch' else 'torch'}")
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        raise ValueError("the triton back end needs triton installed; use backend='torch'")
+    best = "numba" if numba else "triton" if triton else "torch"
+    return importlib.import_module(f"{__name__}.{best if name == 'auto' else name}")
 
 
 def rasterize(
@@ -41,16 +71,22 @@ def rasterize(
     return seen
 
 
+def _areas(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:  # [...,3,3], [...], [...] -> [...,3]
+    """Twice the area of the triangle that a pixel's centre makes with the two other corners, over the corner's depth: what is linear
+    in the picture is 1 / depth."""
+    away_x, away_y = corners[..., 0] - x[..., None], corners[..., 1] - y[..., None]
+    first, second = (1, 2, 0), (2, 0, 1)
+    area = away_x[..., first] * away_y[..., second] - away_x[..., second] * away_y[..., first]
+    return area / corners[..., 2]
+
+
 def weights(target: Tensor, triangles: Tensor, seen: Tensor) -> Tensor:  # [B,V,3], [F,3], [B,H,W] -> [B,H,W,3]
     """Share of each corner of the triangle that a pixel sees, 0 where it sees none."""
     height, width = seen.shape[1:]
     corners = _gather(target, triangles[seen.clamp(min=0)])  # [B,H,W,3,3]
     x = arange(width, device=target.device) + 0.5
     y = (arange(height, device=target.device) + 0.5)[:, None]
-    away_x, away_y = corners[..., 0] - x[..., None], corners[..., 1] - y[..., None]
-    first, second = (1, 2, 0), (2, 0, 1)
-    area = away_x[..., first] * away_y[..., second] - away_x[..., second] * away_y[..., first]
-    share = area / corners[..., 2]  # 1 / depth is what is linear in the picture
+    share = _areas(corners, x, y)
     share = share / share.sum(-1, keepdim=True)
     return where((seen >= 0)[..., None], share, zeros_like(share))
 
@@ -79,6 +115,49 @@ def visible(target: Tensor, triangles: Tensor, size: tuple[int, int], slack: flo
     inside = (column >= 0) & (column < width) & (line >= 0) & (line < height) & (target[..., 2] > 0)
     at = (line.clamp(0, height - 1) * width + column.clamp(0, width - 1)).clamp(0, height * width - 1)
     return inside & (target[..., 2] <= depth.gather(1, at) + slack)
+
+
+def covered(target: Tensor, triangles: Tensor, seen: Tensor) -> Pixels:  # [B,V,3], [F,3], [B,H,W]
+    """The pixels that see anything, picture by picture; their shares are differentiable in the corners' places."""
+    size = (int(seen.shape[1]), int(seen.shape[2]))
+    at = (seen.flatten() >= 0).nonzero()[:, 0]
+    row, place = at // (size[0] * size[1]), at % (size[0] * size[1])
+    triangle = seen.flatten()[at]
+    corners = triangles[triangle]
+    share = _areas(_corners(target, row, corners), place % size[1] + 0.5, place // size[1] + 0.5)
+    return Pixels(row, place, triangle, corners, share / share.sum(-1, keepdim=True), size)
+
+
+def slopes(target: Tensor, pixels: Pixels) -> Tensor:  # [B,V,3] -> [P,3,2]
+    """Change of the shares a pixel to the right and a pixel down. For a value v of the corners, its change is `v^T slopes`."""
+    corners = _corners(target, pixels.row, pixels.corners)
+    area = _areas(corners, pixels.place % pixels.size[1] + 0.5, pixels.place // pixels.size[1] + 0.5)
+    first, second = corners[:, (1, 2, 0)], corners[:, (2, 0, 1)]
+    change = stack([first[..., 1] - second[..., 1], second[..., 0] - first[..., 0]], -1) / corners[..., 2:]
+    return (change - pixels.share[..., None] * change.sum(1, keepdim=True)) / area.sum(1)[:, None, None]
+
+
+def carry(values: Tensor, pixels: Pixels) -> Tensor:  # [B,V,C], or [V,C] for all pictures -> [P,C]
+    """Values of the corners at the pixels of the list; differentiable in the values and in the shares."""
+    if values.ndim == 2:
+        corners = values.index_select(0, pixels.corners.flatten()).unflatten(0, (-1, 3))
+    else:
+        corners = _corners(values, pixels.row, pixels.corners)
+    return (corners * pixels.share[..., None]).sum(1)
+
+
+def paint(values: Tensor, pixels: Pixels, rows: int) -> Tensor:  # [P,C] -> [B,C,H,W]
+    """The list put back into its pictures, 0 where there is nothing."""
+    height, width = pixels.size
+    out = values.new_zeros(rows * height * width, values.shape[1])
+    out = out.index_copy(0, pixels.row * (height * width) + pixels.place, values)
+    return out.reshape(rows, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _corners(values: Tensor, row: Tensor, corners: Tensor) -> Tensor:  # [B,V,C], [P], [P,3] -> [P,3,C]
+    """As `values[row, corners]`; its gradient is added up without sorting, an order of magnitude faster."""
+    flat = (row[:, None] * values.shape[1] + corners).flatten()
+    return values.reshape(-1, values.shape[2]).index_select(0, flat).unflatten(0, (-1, 3))
 
 
 def _gather(values: Tensor, corners: Tensor) -> Tensor:  # [B,V,C], [B,...] int64 -> [B,...,C]
