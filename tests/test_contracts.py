@@ -151,14 +151,13 @@ def test_a_generator_does_not_care_how_rows_are_cut(name: str, rows: int) -> Non
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(train, "LOG_EVERY", 2)
+def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
+    often = train.How(save_every=0, log_every=2)
     config = registry.configure(name, "tiny")
     config = dataclasses.replace(config, steps=8)
     method = registry.create(name, "tiny")
     person = SyntheticPerson(window=method.window, dim=width(method), space=method.space or "blendshapes")
-    train.train(name, person, tmp_path / "whole", config)
+    train.train(name, person, tmp_path / "whole", config, how=often)
 
     class Killed(Exception):
         pass
@@ -168,9 +167,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, mon
             raise Killed
 
     with pytest.raises(Killed):
-        train.train(name, person, tmp_path / "cut", config, progress=kill)
+        train.train(name, person, tmp_path / "cut", config, progress=kill, how=often)
     assert not (tmp_path / "cut" / "model.safetensors").exists()
-    train.train(name, person, tmp_path / "cut", config)
+    train.train(name, person, tmp_path / "cut", config, how=often)
     whole, _ = train.load_run(tmp_path / "whole")
     cut, _ = train.load_run(tmp_path / "cut")
     for (key, a), (_, b) in zip(whole.state_dict().items(), cut.state_dict().items(), strict=True):

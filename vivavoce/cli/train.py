@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vivavoce.cli.screen import bar, out
 from vivavoce.cli.words import Folder, Name, Place, parse
-from vivavoce.types import InputError
+from vivavoce.train import How
+from vivavoce.types import InputError, Source
 
 
 @dataclass
-class Train:
+class Train(How):
     """Train a method on a person folder (or a folder of them). Any setting of the method may follow: vivavoce list METHOD."""
 
     method: Name  # one of: vivavoce list
@@ -25,8 +27,7 @@ class Train:
 
 def do(o: Train, rest: Sequence[str]) -> None:
     from vivavoce import registry, train
-    from vivavoce.data.corpus import Corpus, person_folders
-    from vivavoce.data.person import Person
+    from vivavoce.data.corpus import person_folders
     from vivavoce.run import pick_device
 
     card = registry.find(o.method)
@@ -34,15 +35,31 @@ def do(o: Train, rest: Sequence[str]) -> None:
     folders = person_folders(o.folder)
     if not folders:
         raise InputError(o.folder, "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder}")
-    device = pick_device(o.device)
     method = card.cls(config)
     speech = o.speech or method.speech
     size = getattr(config, "size", None) or None
-    options: dict[str, Any] = {"size": size, "split": "train", "speech": speech or "whisper", "window": method.window, "device": device}
-    source = Person(folders[0], **options) if len(folders) == 1 else Corpus(folders, **options)
     run = o.out or o.folder / "runs" / o.method
     extra = {"folder": str(o.folder.resolve()), "size": size, "split": "train", "speech": speech}
-    progress, move = bar(f"train {o.method}")
-    with progress:
-        train.train(o.method, source, run, config, preset=o.preset, speech=speech, device=device, extra=extra, progress=move)
-    out.print(f"trained {run}; hear it: vivavoce run {run} --audio FILE; judge it: vivavoce eval {run}")
+    with train.ranks.joined(pick_device(o.device)) as device:
+        options: dict[str, Any] = {"size": size, "speech": speech or "whisper", "window": method.window, "device": device}
+        options["space"] = method.space or "blendshapes"
+        source = _source(folders, "train", options)
+        try:
+            held = _source(folders, "val", options)
+        except InputError:  # an older repository's folder may keep nothing back; it trains all the same
+            held = None
+        progress, move = bar(f"train {o.method}")
+        with progress:
+            train.train(
+                o.method, source, run, config,
+                preset=o.preset, speech=speech, device=device, extra=extra, progress=move, held=held, how=o,
+            )  # fmt: skip
+        if train.ranks.first():
+            out.print(f"trained {run}; hear it: vivavoce run {run} --audio FILE; judge it: vivavoce eval {run}")
+
+
+def _source(folders: list[Path], split: str, options: dict[str, Any]) -> Source:
+    from vivavoce.data.corpus import Corpus
+    from vivavoce.data.person import Person
+
+    return Person(folders[0], split=split, **options) if len(folders) == 1 else Corpus(folders, split=split, **options)
