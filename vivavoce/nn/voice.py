@@ -1,0 +1,51 @@
+"""Where somebody speaks: labels from the sound, what silence is to a speech encoder, and a gate as slow as a mouth."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vivavoce import speech
+from vivavoce.types import RATE, InputError
+
+log = logging.getLogger(__name__)
+
+LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the loud moments and over -50 dB of full scale
+EARLY = 3  # frames: mouths open before they sound and shut after
+FREED, HELD = 0.4, 0.25  # most the gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
+LEVELS = (0.0, 1e-4, 1e-3, 5e-3)  # of the steady noise that stands for silence
+GIVEN = slice(10, 40, 4)  # windows of each level: after the encoder's first steps, before its last
+
+
+def voiced(audio: Tensor) -> Tensor:  # [B,L,640] -> [B,L] 0 or 1
+    """Frames in which, or next to which, somebody is heard."""
+    level = 10 * (audio.square().mean(2) + 1e-10).log10()
+    there = (level > torch.maximum(level.flatten().quantile(0.95) - LOUD, torch.tensor(QUIET, device=level.device))).float()
+    return F.max_pool1d(there[:, None], 2 * EARLY + 1, 1, EARLY)[:, 0]
+
+
+def silence(name: str, window: tuple[int, int], features: int) -> Tensor:  # -> [Q,W,D]
+    """Windows of silence and steady noise as that encoder hears them; none where it is not on this machine, or gives other features."""
+    none = torch.zeros(0, sum(window), features)
+    try:
+        encoder = speech.load(name)
+    except InputError as error:
+        log.warning("silence is learned from the pauses of the recording alone: %s", error)
+        return none
+    if encoder.dim != features:
+        return none
+    noise = torch.randn(RATE * 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.cat([speech.windows(speech.encode(encoder, level * noise), *window)[GIVEN] for level in LEVELS]).cpu()
+
+
+def slowed(free: Tensor, gate: float) -> tuple[Tensor, float]:  # [T] 0..1 -> [T] 0..1
+    """A gate that opens and shuts no faster than a mouth, and how far it is open after the last frame."""
+    rows = []
+    for value in free.tolist():
+        gate = min(max(value, gate - HELD), gate + FREED)
+        rows.append(gate)
+    return free.new_tensor(rows), gate
