@@ -24,7 +24,7 @@ def best(process: Diffusion | Flow, noisy: Tensor, time: Tensor) -> Tensor:
     return process.target(MIDDLE + signal * SPREAD**2 * off, rest * off, time)
 
 
-def noise(count: int = 512) -> Tensor:
+def noise(count: int = 33) -> Tensor:
     return torch.linspace(-2.5, 2.5, count, dtype=torch.float64).reshape(-1, 1, 1)
 
 
@@ -33,7 +33,7 @@ def noise(count: int = 512) -> Tensor:
 def test_a_best_network_leads_noise_onto_the_data_by_ddim(predicts: str, schedule: str) -> None:
     """The path without new noise keeps order and rank: the end is middle + spread * noise. Twice the steps, less than 0.6 of the error."""
     errors = []
-    for steps in (50, 100, 400):
+    for steps in (50, 100, 300):
         process = Diffusion(steps, schedule, predicts)
         made = process.sample(lambda x, t, p=process: best(p, x, t), noise(), steps)
         errors.append(float((made - (MIDDLE + SPREAD * noise())).abs().max()))
@@ -56,9 +56,9 @@ def test_euler_is_of_first_and_heun_of_second_order(predicts: str) -> None:
 def test_ancestral_sampling_gives_the_data_its_spread() -> None:
     random = torch.Generator().manual_seed(0)
     process = Diffusion(200)
-    begin = torch.randn(20_000, 1, generator=random)
-    made = process.sample(lambda x, t: best(process, x, t), begin, 200, eta=1.0, fresh=lambda k: torch.randn(20_000, 1, generator=random))
-    assert abs(float(made.mean()) - MIDDLE) < 0.02 and abs(float(made.std()) - SPREAD) < 0.02
+    begin = torch.randn(8_000, 1, generator=random)
+    made = process.sample(lambda x, t: best(process, x, t), begin, 200, eta=1.0, fresh=lambda k: torch.randn(8_000, 1, generator=random))
+    assert abs(float(made.mean()) - MIDDLE) < 0.03 and abs(float(made.std()) - SPREAD) < 0.03
     assert abs(float(torch.corrcoef(torch.cat([made, begin], 1).T)[0, 1])) < 0.3  # most of the noise was added anew
 
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -110,7 +111,7 @@ class Diffusion:
         first = self.steps if start is None else min(start, self.steps)
         places = torch.linspace(first, 0, min(evaluations, first) + 1, dtype=torch.float64).ceil().long().tolist()
         noisy = noise
-        for k, (now, then) in enumerate(zip(places[:-1], places[1:], strict=True)):
+        for k, (now, then) in enumerate(pairwise(places)):
             time = torch.full((len(noise),), now, device=noise.device)
             data, seen = self.estimate(network(noisy, time), noisy, time)
             level, after = float(self.levels[now]), float(self.levels[then])

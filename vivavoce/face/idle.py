@@ -20,16 +20,25 @@ SWAY = (0.016, 0.028, 0.012)  # rad: pitch, yaw, roll
 DRIFT = (0.0012, 0.0008, 0.0016)  # metres: x, y, z
 BREATH, BREATH_PITCH, BREATH_Y = 4.2, 0.003, 0.0006  # s a breath; rad; metres
 PACES = ((0.23, 0.8), (0.71, 0.2))  # knots a second and share of the amount: slow wandering, a little unrest on it
+NORMAL = 1000  # first channel of the normal numbers; below it each channel has its user here
 BEGIN = 1.0  # s in which the sway grows from nothing: the first frame is the source's own pose
 
 
-def random(number: Tensor, seed: int, channel: int) -> Tensor:  # [...] int64 -> [...] float32 in [0, 1)
+def random(number: Tensor, seed: int, channel: int | Tensor) -> Tensor:  # [...] int64 -> [...] float32 in [0, 1)
     """A number for each integer, the same on every machine and device: 32-bit mixing with the constants of lowbias32."""
     mask = 0xFFFFFFFF
     x = (number.long() * 0x9E3779B1 + seed * 0x85EBCA77 + channel * 0xC2B2AE3D + 0x27D4EB2F) & mask
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = ((x ^ (x >> shift)) * factor) & mask
     return ((x ^ (x >> 16)) >> 8).float() / 2**24
+
+
+def normal(number: Tensor, count: int, seed: int) -> Tensor:  # [T] int64 -> [T,count]
+    """`count` independent normal numbers for each integer, mean 0 and deviation 1 (Box and Muller 1958): noise for a generator that
+    must make the same of frame t however a stream is cut."""
+    channel = NORMAL + 2 * torch.arange(count, device=number.device)
+    radius = (-2 * (1 - random(number[:, None], seed, channel)).log()).sqrt()
+    return radius * (2 * math.pi * random(number[:, None], seed, channel + 1)).cos()
 
 
 def wander(seconds: Tensor, seed: int, channel: int, pace: float) -> Tensor:  # [T] -> [T] in about -1..1

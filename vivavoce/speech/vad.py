@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vivavoce.types import FPS, HOP, RATE
 
@@ -52,6 +53,11 @@ def push(frames: Tensor, state: Listening | None = None) -> tuple[Tensor, Listen
         rows.append(1.0 if sure or (over > KEPT and since <= HANG and not steady) else 0.0)
         state = replace(state, floor=max(floor, -100.0), recent=recent, since=since)
     return frames.new_tensor(rows), state
+
+
+def around(frames: Tensor, reach: int) -> Tensor:  # [T,640] -> [T] 0 or 1
+    """Frames with a voice and those at most `reach` before or after one, of a whole recording."""
+    return functional.max_pool1d(push(frames)[0][None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
 
 
 def measures(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [T,640] -> [T], [T], [T]
