@@ -53,3 +53,11 @@ def inputs() -> dict[str, Tensor]:
         "mfcc": _numbers("mfcc", (2, 1, 13, 20)) * 10,
         "frames": torch.sigmoid(_numbers("frames", (2, 3, 5, 224, 224))) * 255,
     }
+
+
+def voice(seconds: float = 2.0) -> Tensor:  # [N]
+    """A tone that glides, swells and hisses: sound that can be made again anywhere."""
+    time = np.arange(round(seconds * 16_000)) / 16_000
+    buzz = sum(np.sin(2 * np.pi * (110 * k * time + 9 * k * np.sin(2 * np.pi * 1.3 * time))) / k for k in range(1, 30))
+    hiss = np.random.default_rng(1).standard_normal(len(time)) * 0.05
+    return torch.from_numpy(((0.1 * buzz + hiss) * (0.55 + 0.45 * np.sin(2 * np.pi * 2.5 * time))).astype(np.float32))

@@ -20,16 +20,17 @@ FLOOR = -7.0  # log10 of power: 80 dB under a loud voice, where Whisper's floor 
 BATCH = 4096  # windows at once
 
 
-def filterbank(size: int, bins: int = BINS, rate: int = RATE) -> Tensor:  # -> [size // 2 + 1, bins]
-    """Triangles equally wide on the mel scale from 0 to rate / 2, each of area 1 (in Hz) so that noise gives equal energies."""
+def filterbank(size: int, bins: int = BINS, rate: int = RATE, low: float = 0, high: float = 0) -> Tensor:  # -> [size // 2 + 1, bins]
+    """Triangles equally wide on the mel scale from `low` to `high` Hz (0: rate / 2), each of area 1 (in Hz) so that noise gives equal
+    energies."""
     knee, step = 1000.0, math.log(6.4) / 27  # linear below 1 kHz, logarithmic above
-    top = 15 + math.log(rate / 2 / knee) / step
-    mel = torch.linspace(0, top, bins + 2, dtype=torch.float64)
+    first, last = (f * 3 / 200 if f < knee else 15 + math.log(f / knee) / step for f in (low, high or rate / 2))
+    mel = torch.linspace(first, last, bins + 2, dtype=torch.float64)
     hertz = torch.where(mel < 15, mel * 200 / 3, knee * torch.exp((mel - 15) * step))
-    low, mid, high = hertz[:-2], hertz[1:-1], hertz[2:]
+    lows, mids, highs = hertz[:-2], hertz[1:-1], hertz[2:]
     at = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
-    rise, fall = (at - low) / (mid - low), (high - at) / (high - mid)
-    return (torch.minimum(rise, fall).clamp(min=0) * 2 / (high - low)).float()
+    rise, fall = (at - lows) / (mids - lows), (highs - at) / (highs - mids)
+    return (torch.minimum(rise, fall).clamp(min=0) * 2 / (highs - lows)).float()
 
 
 def log_mel(frames: Tensor, window: Tensor, bank: Tensor) -> Tensor:  # [...,size], [size], [size // 2 + 1, bins] -> [...,bins]
