@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -61,3 +62,16 @@ def voice(seconds: float = 2.0) -> Tensor:  # [N]
     buzz = sum(np.sin(2 * np.pi * (110 * k * time + 9 * k * np.sin(2 * np.pi * 1.3 * time))) / k for k in range(1, 30))
     hiss = np.random.default_rng(1).standard_normal(len(time)) * 0.05
     return torch.from_numpy(((0.1 * buzz + hiss) * (0.55 + 0.45 * np.sin(2 * np.pi * 2.5 * time))).astype(np.float32))
+
+
+def film(count: int = 14) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:  # -> [T,120,160,3], [T,4] px
+    """A patterned head that sways and changes, partly out of the picture, and a box around it as a detector would give it."""
+    y, x = np.mgrid[:120, :160].astype(np.float64)
+    frames, boxes = [], []
+    for t in range(count):
+        middle = np.array([70 + 12 * np.sin(t / 2), 80 + 5 * np.cos(t)])
+        pattern = [127 + 100 * np.sin((x - middle[0]) / (5 + c)) * np.cos((y - middle[1]) / (7 - c) + 0.3 * t) for c in range(3)]
+        frames.append(np.stack(pattern, -1).round().astype(np.uint8))
+        half = np.array([27 + t % 3, 35 + t % 2])
+        boxes.append(np.concatenate([middle - half, middle + half]))
+    return np.stack(frames), np.stack(boxes)
