@@ -50,7 +50,7 @@ def head_points(
     face, face_spacing = _on_triangles(mesh, triangles, count - sum(wanted), lip)
     dense, _ = _on_triangles(mesh, triangles, 60_000, lip)
     shell, shell_spacing = _shell(dense, camera, head, wanted[0])
-    mouth, mouth_spacing = _mouth(mesh[lips], wanted[1])
+    mouth, mouth_spacing = mouth_points(mesh[lips], wanted[1])
     sizes = [len(face), len(shell), len(mouth)]
     part = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
     return HeadPoints(torch.cat([face, shell, mouth]), torch.cat([face_spacing, shell_spacing, mouth_spacing]), part)
@@ -99,7 +99,7 @@ def _shell(dense: Tensor, camera: Camera, head: Tensor, count: int) -> tuple[Ten
     return points, spacing
 
 
-def _mouth(lips: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def mouth_points(lips: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Random points in a box behind the lips: as wide as the mouth, high enough for an open one."""
     low, high = lips.amin(0), lips.amax(0)
     wide = high[0] - low[0]

@@ -12,58 +12,47 @@ copied from the frame that is asked for; the deformation is bounded, so nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
-from vivavoce.nn.attention import AgentAttention, spread
+from vivavoce.nn.attention import AgentAttention, Forth, spread
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.avatar import Avatar, Drawn, Moved
+from vivavoce.nn.heads import Heads, still
 from vivavoce.nn.kan import kan
+from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import Planes
+from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
 
 
 @dataclass
-class Config:
+class Config(avatar.Settings):
     """Settings of egs_talker."""
 
-    steps: int = 3000  # training steps
-    coarse: int = 400  # of them with a head that does not move, before speech joins
-    batch: int = 8  # rows a step
-    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
-    size: int = 512  # longest side of the training images, px
-    points: int = 24_000  # Gaussians at the start
-    most: int = 40_000  # Gaussians at most
-    grow_every: int = 150  # steps between two rounds of splitting and dropping
     grow_until: float = 0.5  # share of the steps after which the set stays as it is
-    grow_share: float = 0.08  # of the Gaussians split a round
+    field: Literal["multiply", "concatenate"] = "multiply"  # planes of a level: K-planes or tri-plane
     planes: tuple[int, ...] = (32, 64, 128)  # cells of the feature planes, one number a level
     channels: int = 16  # features of a plane
     embedding: int = 16  # free features of each Gaussian
-    width: int = 64  # features of a Gaussian and of a token
+    place: bool = True  # a Gaussian's features hold its place, through sines and cosines, beside the planes'
+    encoder: Literal["linear", "kan"] = "linear"  # planes -> features of a Gaussian
+    decoder: Literal["shared", "mlp", "kan"] = "shared"  # one hidden layer whose larger part no frame changes, or a network a head
     hidden: int = 64  # of the deformation decoder
     agents: int = 64  # Gaussians that listen for the others
-    reach: float = 0.03  # metres a Gaussian can move from its place
-    dropout: float = 0.2  # of speech features, while training
-    noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
-    rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
-    lips: float = 1.0  # weight of the mouth's box in the loss
-    structure: float = 0.2  # weight of (1 - SSIM) / 2 in the loss
-    mask: float = 0.1  # weight of the head's outline in the loss
-    flow_cells: int = 12  # of the torso's flow along each side
-    seed: int = 0  # of everything random
+    agents_are: Literal["spread", "first"] = "spread"  # far from one another, or the first of the list
 
 
 class Heard(NamedTuple):
     """The parts of the deformation that depend on no frame."""
 
     agents: Tensor  # [A,D] features of the agents
-    own: Tensor  # [N,hidden] each Gaussian's part of the decoder's first layer
+    own: Tensor  # [N,hidden] each Gaussian's part of the decoder's first layer; with other decoders its features [N,D]
     weights: Tensor  # [N,A] how much each Gaussian listens to each agent
 
 
@@ -86,6 +75,15 @@ class EgsTalker(Renderer):
         "cpu": dict(steps=3500, coarse=250, batch=4, size=256, points=7_000, most=10_000, planes=(32, 64), agents=48, grow_every=90),
         "small": dict(steps=2000, coarse=300, batch=8, size=256, points=10_000, most=16_000),
         "full": {},
+        "paper": dict(
+            steps=10_000, coarse=3_000, grow_until=0.3, field="concatenate", planes=(16, 32, 64, 128), channels=8, embedding=0, place=False,
+            encoder="kan", decoder="kan", agents=200, perceptual=0.01, perceptual_net="vgg16", perceptual_from=0.0, lips=0.4,
+        ),
+        "code": dict(
+            steps=18_000, coarse=8_000, grow_every=100, grow_until=8 / 18, grow_share=0.02, most=50_000, points=34_650, planes=(64, 128),
+            channels=32, embedding=0, place=False, decoder="mlp", hidden=128, agents=200, agents_are="first", perceptual=0.01,
+            perceptual_net="vgg16", perceptual_from=0.0, lips=0.4, mask=0.4,
+        ),
     }  # fmt: skip
     speech = "whisper"
     window = (16, 8)
@@ -94,59 +92,72 @@ class EgsTalker(Renderer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._build(config.points, (config.size, config.size), 8)
+        take_sizes(self)
+        self._build(config.points, (config.size, config.size), 8, 0)
 
-    def _build(self, count: int, size: tuple[int, int], speech: int) -> None:
-        """The parts, for so many Gaussians, pixels and features of speech; a checkpoint decides them when one is loaded."""
+    def _build(self, count: int, size: tuple[int, int], speech: int, frames: int) -> None:
+        """The parts, for so many Gaussians, pixels, features of speech and frames."""
         c: Config = self.config
-        self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise)
-        self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
-        self.feature = nn.Sequential(nn.Linear(self.planes.width + 27 + c.embedding, c.width), nn.LayerNorm(c.width))
+        self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise, frames if c.steady else 0)
+        self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels, combine=c.field)
+        inputs = self.planes.width + 27 * c.place + c.embedding
+        encoder = nn.Linear(inputs, c.width) if c.encoder == "linear" else kan(inputs, c.width, c.width)
+        self.feature = nn.Sequential(encoder, nn.LayerNorm(c.width))
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
+        self.silence = Silence(speech, c.width, self.window[0], c.shut)
         self.token_audio = kan(c.width, c.width, c.width)
         self.token_eyes = kan(2, c.width, c.width)
         self.token_camera = kan(6, c.width, c.width)
         self.token_nothing = nn.Parameter(torch.randn(c.width) * 0.1)
         self.token_norm = nn.LayerNorm(c.width)  # else speech starts a hundred times weaker than a Gaussian's own features
         self.attention = AgentAttention(c.width)
-        self.hear = nn.Linear(c.width, c.hidden)
-        self.deform = nn.Linear(c.hidden, 14)
-        nn.init.normal_(self.deform.weight, std=2e-3)
-        nn.init.zeros_(self.deform.bias)
+        if c.decoder == "shared":
+            self.hear = nn.Linear(c.width, c.hidden)
+            self.deform: nn.Module = still(nn.Linear(c.hidden, 14))
+        else:
+            self.forth = Forth(c.width, 128)
+            self.deform = Heads(c.width, c.hidden, c.decoder)
         self.register_buffer("agents", torch.zeros(min(c.agents, count), dtype=torch.long))
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, with as many Gaussians, speech features and pixels as the checkpoint has."""
-        device = self.agents.device
-        self._build(*Avatar.measures(state_dict, "avatar"), len(state_dict["audio.mean"]))
-        self.to(device)
-        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, statistics of the signals, and a first notion of what speech does to the mouth."""
         every = avatar.signals(source)
-        self._build(self.config.points, source.size, every.speech.shape[2])
-        self.avatar.start(source, every, self.audio, self.config.warm)
+        self._build(self.config.points, source.size, every.speech.shape[2], every.frames)
+        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        self.avatar.start(source, every)
         self.planes.low.copy_(self.avatar.low)
         self.planes.high.copy_(self.avatar.high)
-        self.agents = spread(self.avatar.gaussians.means, self.config.agents)
+        self._choose()
+
+    @torch.no_grad()
+    def _choose(self) -> None:
+        """The agents among the Gaussians that there are now."""
+        c, means = self.config, self.avatar.gaussians.means.detach()
+        self.agents = spread(means, c.agents) if c.agents_are == "spread" else torch.arange(min(c.agents, len(means)), device=means.device)
 
     def encode(self, source: Clip | None = None) -> Heard:
         """All that no frame changes: what each Gaussian is like and which agents it listens to."""
-        g, place = self.avatar.gaussians, self.avatar.places()
-        waves = torch.cat([place * torch.pi / 2 * 2**k for k in range(4)], 1)  # smooth from the first step on, unlike new planes
-        features = self.feature(torch.cat([8 * self.planes(g.means), place, waves.sin(), waves.cos(), g.embeddings], 1))
+        g = self.avatar.gaussians
+        seen = [8 * self.planes(g.means)]
+        if self.config.place:
+            place = self.avatar.places()
+            waves = torch.cat([place * torch.pi / 2 * 2**k for k in range(4)], 1)  # smooth from the first step on, unlike new planes
+            seen += [place, waves.sin(), waves.cos()]
+        features = self.feature(torch.cat([*seen, g.embeddings], 1))
         agents = features[self.agents]
-        return Heard(agents, self.hear(features), self.attention.weights(features, agents))
+        own = self.hear(features) if self.config.decoder == "shared" else features
+        return Heard(agents, own, self.attention.weights(features, agents))
 
     def _offsets(self, heard: Heard, clip: Clip, code: Tensor) -> Tensor:  # -> [T,N,14]
         """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
         assert clip.speech is not None and clip.eyes is not None
-        said = self.token_audio(self.audio(clip.speech))
+        said = self.token_audio(self.silence(self.audio(clip.speech), clip))
         tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
         values = self.attention.values(heard.agents, self.token_norm(torch.stack(tokens, 1)))  # [T,A,D]
-        return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))
+        if self.config.decoder == "shared":
+            return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))
+        return self.deform(self.forth(heard.own, heard.weights @ values))
 
     def moved(self, heard: Heard | None, clip: Clip, code: Tensor) -> tuple[Moved, Tensor | None]:
         """The Gaussians of every row, and their offsets before the bounds [T,N,14]; without `heard` the head does not move."""
@@ -170,25 +181,28 @@ class EgsTalker(Renderer):
         return self._draw(clip, identity if identity is not None else self.encode(), size)[0].frames.clamp(0, 1)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
-        return self._losses(clip, moving=True)
+        return self._losses(clip, 1.0)
 
-    def _losses(self, clip: Clip, moving: bool) -> dict[str, Tensor]:
+    def _losses(self, clip: Clip, done: float) -> dict[str, Tensor]:
+        """`done`: share of the training behind us."""
         c: Config = self.config
         assert clip.frames is not None
+        moving = done * c.steps >= c.coarse
         drawn, offsets = self._draw(clip, self.encode() if moving else None, (clip.frames.shape[2], clip.frames.shape[3]))
-        values = self.avatar.losses(drawn, clip, c.lips, c.structure, c.mask)
+        values = self.avatar.losses(drawn, clip, c, done)
         still = offsets[..., :11].abs().mean() if offsets is not None else 0.0
         return values | {"smooth": values["smooth"] + 1e-3 * self.planes.variation() + 1e-4 * still}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [avatar.adam(self, [*self.avatar.groups(), (list(self.planes.parameters()), 5)], self.config.rate)]
+        return [avatar.adam(self, [*self.avatar.groups(self.config), (list(self.planes.parameters()), 5)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head first, then the moving one; Gaussians split and dropped now and then."""
         c: Config = self.config
-        values = self._losses(clip, moving=step >= c.coarse)
-        avatar.descend(optimizers[0], values, step / max(c.steps, 1), self.avatar)
+        done = step / max(c.steps, 1)
+        values = self._losses(clip, done)
+        avatar.descend(optimizers[0], values, done, [self.avatar.gaussians])
         if step and step % c.grow_every == 0 and step < c.grow_until * c.steps:
             self.avatar.gaussians.control(optimizers[0], c.grow_share, c.most)
-            self.agents = spread(self.avatar.gaussians.means.detach(), c.agents)
+            self._choose()
         return {name: value.detach() for name, value in values.items()}

@@ -17,53 +17,32 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from vivavoce import losses
 from vivavoce.face import regions
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.avatar import Avatar, Drawn
-from vivavoce.nn.perceptual import Perceptual
+from vivavoce.nn.loading import take_sizes
+from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
 
 
 @dataclass
-class Config:
+class Config(avatar.Settings):
     """Settings of embed_talk."""
 
-    steps: int = 3000  # training steps
-    coarse: int = 400  # of them with a head that does not move
-    batch: int = 8  # rows a step
-    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
-    size: int = 512  # longest side of the training images, px
-    points: int = 24_000  # Gaussians at the start
-    most: int = 40_000  # Gaussians at most
-    grow_every: int = 150  # steps between two rounds of splitting and dropping
     grow_until: float = 0.5  # share of the steps after which the set stays as it is
-    grow_share: float = 0.08  # of the Gaussians split a round
     embedding: int = 32  # numbers of a Gaussian's code
     waves: int = 4  # frequencies through which codes and the upper face are seen
-    width: int = 64  # of the speech code
     hidden: int = 64  # of the network
-    reach: float = 0.03  # metres a Gaussian can move from its place
-    dropout: float = 0.2  # of speech features, while training
-    noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
-    rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
-    lips: float = 1.0  # weight of the mouth's box in the loss
-    structure: float = 0.2  # weight of (1 - SSIM) / 2
-    mask: float = 0.1  # weight of the head's outline
     perceptual: float = 0.01  # weight of LPIPS of the frame; a fifth of it of the mouth; 0: not computed, no weights fetched
-    perceptual_from: float = 0.6  # share of the steps after which it counts
     near: int = 20  # neighbours whose codes are held together
     hold: float = 1e-3  # weight of their difference
-    flow_cells: int = 12  # of the torso's flow along each side
-    seed: int = 0  # of everything random
 
 
 UPPER = tuple(k for k, name in enumerate(regions.BLENDSHAPES) if name.startswith(("brow", "eyeBlink", "eyeSquint", "eyeWide")))
 SAMPLE = 4096  # Gaussians whose neighbours are looked at in a step
-MOUTH = (96, 96)  # px, the mouth as LPIPS sees it
 
 
 def seen(values: Tensor, waves: int) -> Tensor:  # [...,D] -> [...,D*(1+2*waves)]
@@ -99,16 +78,17 @@ class EmbedTalk(Renderer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._judge: list[Perceptual] = []  # in a list: its weights are nobody's parameters
         self._held: tuple[Tensor, Tensor] | None = None  # neighbours [N,K] and their weights, once the set stays as it is
-        self._build(config.points, (config.size, config.size), 8)
+        take_sizes(self)
+        self._build(config.points, (config.size, config.size), 8, 0)
 
-    def _build(self, count: int, size: tuple[int, int], speech: int) -> None:
-        """The parts, for so many Gaussians, pixels and features of speech; a checkpoint decides them when one is loaded."""
+    def _build(self, count: int, size: tuple[int, int], speech: int, frames: int) -> None:
+        """The parts, for so many Gaussians, pixels, features of speech and frames."""
         c: Config = self.config
         spread = 1 + 2 * c.waves
-        self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise)
+        self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise, frames if c.steady else 0)
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
+        self.silence = Silence(speech, c.width, self.window[0], c.shut)
         self.own = nn.Linear(c.embedding * spread, c.hidden)
         self.frame = nn.Linear(c.width + len(UPPER) * spread + 6, c.hidden)
         self.middle = nn.Linear(c.hidden, c.hidden)
@@ -116,19 +96,13 @@ class EmbedTalk(Renderer):
         nn.init.normal_(self.last.weight, std=2e-3)
         nn.init.zeros_(self.last.bias)
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, with as many Gaussians, speech features and pixels as the checkpoint has."""
-        device = self.last.bias.device
-        self._build(*Avatar.measures(state_dict, "avatar"), len(state_dict["audio.mean"]))
-        self.to(device)
-        return super().load_state_dict(state_dict, strict, assign)
-
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
         every = avatar.signals(source)
-        self._build(self.config.points, source.size, every.speech.shape[2])
-        self.avatar.start(source, every, self.audio, self.config.warm)
+        self._build(self.config.points, source.size, every.speech.shape[2], every.frames)
+        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        self.avatar.start(source, every)
         # codes start as the place: neighbours are alike before anything holds them together
         places = self.avatar.places()
         self.avatar.gaussians.embeddings.copy_(places @ torch.randn(3, self.config.embedding) * 0.5)
@@ -144,7 +118,8 @@ class EmbedTalk(Renderer):
         if own is None:
             return self.avatar.draw(self.avatar.moved(len(code)), clip, code, size), None
         upper = seen(clip.units[:, UPPER], self.config.waves)
-        heard = self.frame(torch.cat([self.audio(clip.speech), upper, code], 1))
+        said = self.silence(self.audio(clip.speech), clip)
+        heard = self.frame(torch.cat([said, upper, code], 1))
         out = self.last(torch.relu(self.middle(torch.relu(own + heard[:, None]))))  # [T,N,4]
         place = torch.tanh(out[..., :3]) * self.config.reach
         return self.avatar.draw(self.avatar.moved(len(code), place, opacity=4 * torch.tanh(out[..., 3])), clip, code, size), place
@@ -164,12 +139,10 @@ class EmbedTalk(Renderer):
         assert clip.frames is not None
         moving = done * c.steps >= c.coarse
         drawn, place = self._draw(clip, self.encode() if moving else None, (clip.frames.shape[2], clip.frames.shape[3]))
-        values = self.avatar.losses(drawn, clip, c.lips, c.structure, c.mask)
+        values = self.avatar.losses(drawn, clip, c, done)
         if place is not None:
             values["smooth"] = values["smooth"] + 1e-2 * place.abs().mean() + c.hold * self._apart()
         values["smooth"] = values["smooth"] + 1e-4 * self.avatar.gaussians.logits.sigmoid().mean()
-        if c.perceptual and done >= c.perceptual_from:
-            values["perceptual"] = c.perceptual * self._looks(drawn.frames, clip)
         return values
 
     def _apart(self) -> Tensor:
@@ -180,15 +153,6 @@ class EmbedTalk(Renderer):
         neighbours, weights = self._held
         some = torch.randint(len(codes), (min(SAMPLE, len(codes)),), device=codes.device)
         return ((codes[some, None] - codes[neighbours[some]]).square().mean(2) * weights[some]).sum(1).mean()
-
-    def _looks(self, frames: Tensor, clip: Clip) -> Tensor:
-        """LPIPS of the frames and of a fifth of their mouths."""
-        assert clip.frames is not None and clip.mouth is not None
-        if not self._judge:
-            self._judge.append(Perceptual.pretrained("alexnet", frames.device))
-        judge = self._judge[0]
-        mouths = [losses.crops(images, clip.mouth, MOUTH) for images in (frames, clip.frames)]
-        return judge(frames, clip.frames).mean() + 0.2 * judge(*mouths).mean()
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -201,7 +165,7 @@ class EmbedTalk(Renderer):
         self._held = torch.from_numpy(index[:, 1:]).to(device), (weight / weight.shape[1]).to(device)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [avatar.adam(self, self.avatar.groups(), self.config.rate)]
+        return [avatar.adam(self, self.avatar.groups(self.config), self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head first, then the moving one; Gaussians split and dropped in the first part."""
@@ -210,7 +174,7 @@ class EmbedTalk(Renderer):
         if not growing and self._held is None:
             self._hold()
         values = self._losses(clip, step / max(c.steps, 1))
-        avatar.descend(optimizers[0], values, step / max(c.steps, 1), self.avatar)
+        avatar.descend(optimizers[0], values, step / max(c.steps, 1), [self.avatar.gaussians])
         if growing and step and step % c.grow_every == 0:
             self.avatar.gaussians.control(optimizers[0], c.grow_share, c.most)
         return {name: value.detach() for name, value in values.items()}

@@ -21,38 +21,26 @@ from vivavoce.method import Renderer
 from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.avatar import Avatar, Drawn
+from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import Planes
+from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
 
 
 @dataclass
-class Config:
+class Config(avatar.Settings):
     """Settings of gaussian_talker."""
 
-    steps: int = 3000  # training steps
-    coarse: int = 600  # of them with a head that does not move
-    batch: int = 8  # rows a step
-    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
-    size: int = 512  # longest side of the training images, px
-    points: int = 24_000  # Gaussians at the start
-    most: int = 40_000  # Gaussians at most
+    coarse: int = 600  # of the steps with a head that does not move, in which the set grows
     grow_every: int = 100  # steps between two rounds of splitting and dropping, in the still stage
     grow_share: float = 0.15  # of the Gaussians split a round
-    planes: tuple[int, ...] = (64, 128)  # cells of the feature planes, one number a level
-    channels: int = 32  # features of a plane
-    width: int = 64  # features of a Gaussian and of a token
-    heads: int = 2  # of the attention
-    hidden: int = 128  # of the networks behind it
-    reach: float = 0.03  # metres a Gaussian can move from its place
-    dropout: float = 0.2  # of speech features, while training
-    noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
-    rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
     lips: float = 0.4  # weight of the mouth's box in the loss
     structure: float = 0.4  # weight of (1 - SSIM) / 2
-    mask: float = 0.1  # weight of the head's outline
-    flow_cells: int = 12  # of the torso's flow along each side
-    seed: int = 0  # of everything random
+    planes: tuple[int, ...] = (64, 128)  # cells of the feature planes, one number a level
+    channels: int = 32  # features of a plane
+    heads: int = 2  # of the attention
+    hidden: int = 128  # of the networks behind it
 
 
 class Asked(NamedTuple):
@@ -91,16 +79,18 @@ class GaussianTalker(Renderer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._build(config.points, (config.size, config.size), 8)
+        take_sizes(self)
+        self._build(config.points, (config.size, config.size), 8, 0)
 
-    def _build(self, count: int, size: tuple[int, int], speech: int) -> None:
-        """The parts, for so many Gaussians, pixels and features of speech; a checkpoint decides them when one is loaded."""
+    def _build(self, count: int, size: tuple[int, int], speech: int, frames: int) -> None:
+        """The parts, for so many Gaussians, pixels, features of speech and frames."""
         c: Config = self.config
-        self.avatar = Avatar(count, 0, size, c.flow_cells, c.noise)
+        self.avatar = Avatar(count, 0, size, c.flow_cells, c.noise, frames if c.steady else 0)
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
         self.feature = nn.Sequential(nn.Linear(self.planes.width, c.width), nn.ReLU(), nn.Linear(c.width, c.width), nn.LayerNorm(c.width))
         self.canonical = nn.Linear(c.width, 4)  # opacity and colour
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
+        self.silence = Silence(speech, c.width, self.window[0], c.shut)
         self.token_eyes = nn.Sequential(nn.Linear(2, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
         self.token_camera = nn.Sequential(nn.Linear(6, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
         self.token_nothing = nn.Parameter(torch.randn(c.width) * 0.1)
@@ -114,19 +104,13 @@ class GaussianTalker(Renderer):
             nn.init.normal_(layer.weight, std=2e-3)
             nn.init.zeros_(layer.bias)
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, with as many Gaussians, speech features and pixels as the checkpoint has."""
-        device = self.token_nothing.device
-        self._build(*Avatar.measures(state_dict, "avatar"), len(state_dict["audio.mean"]))
-        self.to(device)
-        return super().load_state_dict(state_dict, strict, assign)
-
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
         every = avatar.signals(source)
-        self._build(self.config.points, source.size, every.speech.shape[2])
-        self.avatar.start(source, every, self.audio, self.config.warm)
+        self._build(self.config.points, source.size, every.speech.shape[2], every.frames)
+        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        self.avatar.start(source, every)
         self.planes.low.copy_(self.avatar.low)
         self.planes.high.copy_(self.avatar.high)
 
@@ -142,7 +126,7 @@ class GaussianTalker(Renderer):
     def _offsets(self, asked: Asked, clip: Clip, code: Tensor) -> Tensor:  # -> [T,N,14]
         """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
         assert clip.speech is not None and clip.eyes is not None
-        said = self.audio(clip.speech)
+        said = self.silence(self.audio(clip.speech), clip)
         tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
         heard = self.token_norm(torch.stack(tokens, 1))  # [T,4,D]
         keys, values = self._heads(self.key(heard)), self._heads(self.value(heard))  # [T,heads,4,D/heads]
@@ -171,24 +155,27 @@ class GaussianTalker(Renderer):
         return self._draw(clip, asked, True, self.avatar.canvas(clip.camera))[0].frames.clamp(0, 1)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
-        return self._losses(clip, moving=True)
+        return self._losses(clip, 1.0)
 
-    def _losses(self, clip: Clip, moving: bool) -> dict[str, Tensor]:
+    def _losses(self, clip: Clip, done: float) -> dict[str, Tensor]:
+        """`done`: share of the training behind us."""
         c: Config = self.config
+        moving = done * c.steps >= c.coarse
         assert clip.frames is not None
         drawn, offsets = self._draw(clip, self.encode(), moving, (clip.frames.shape[2], clip.frames.shape[3]))
-        values = self.avatar.losses(drawn, clip, c.lips, c.structure, c.mask)
+        values = self.avatar.losses(drawn, clip, c, done)
         still = offsets[..., :11].abs().mean() if offsets is not None else 0.0
         return values | {"smooth": values["smooth"] + 1e-3 * self.planes.variation() + 1e-4 * still}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [avatar.adam(self, [*self.avatar.groups(), (list(self.planes.parameters()), 5)], self.config.rate)]
+        return [avatar.adam(self, [*self.avatar.groups(self.config), (list(self.planes.parameters()), 5)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head that grows first, then a moving one."""
         c: Config = self.config
-        values = self._losses(clip, moving=step >= c.coarse)
-        avatar.descend(optimizers[0], values, step / max(c.steps, 1), self.avatar)
+        done = step / max(c.steps, 1)
+        values = self._losses(clip, done)
+        avatar.descend(optimizers[0], values, done, [self.avatar.gaussians])
         if step and step % c.grow_every == 0 and step < c.coarse:
             self.avatar.gaussians.control(optimizers[0], c.grow_share, c.most)
         return {name: value.detach() for name, value in values.items()}

@@ -44,3 +44,16 @@ def spread(points: Tensor, count: int) -> Tensor:  # [N,3] -> [min(count,N)] int
         chosen.append(distance.argmax())
         distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
     return torch.stack(chosen)
+
+
+class Forth(nn.Module):
+    """What follows an attention in a transformer: what was heard is added, the sum normalised, and a small network added to that."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+    def forward(self, features: Tensor, heard: Tensor) -> Tensor:  # [N,D], [T,N,D] -> [T,N,D]
+        joined = self.norm(features + heard)
+        return joined + self.net(joined)

@@ -7,6 +7,7 @@ with, how fast each part learns and when the set grows stands here.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,17 +19,52 @@ from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
+from vivavoce.nn.perceptual import Perceptual
+from vivavoce.nn.silence import Silence, not_speech
 from vivavoce.nn.torso import Torso
 from vivavoce.render import splats
 from vivavoce.types import Camera, Clip, Source
 
 HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes the Gaussians draw
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
-LOSS_NEEDS = frozenset({"frames", "labels", "mouth"})  # and the losses beside them
+LOSS_NEEDS = frozenset({"frames", "labels", "mouth", "landmarks"})  # and the losses beside them
 SETUP = frozenset({"camera", "frames", "labels", "torso", "background", "body"})
 SURE = 1500  # rows of which statistics are made
 PRETTY = 24  # rows of which the first colours are made
 NEAR = 8  # of them nearest to the mean pose make the torso
+INSIDE = (0.35, 0.18, 0.17)  # colour of the mouth's inside, unseen in the mean picture
+MOUTH = (96, 96)  # px, the mouth as LPIPS sees it
+TREMBLE = (0.01, 0.001)  # rad, metres: a tracker's error of 1; both move a head's outline by about a millimetre
+
+
+@dataclass
+class Settings:
+    """What every method of the family can be told; a method's Config has these and its own."""
+
+    steps: int = 3000  # training steps
+    coarse: int = 400  # of them with a head that does not move, before speech joins
+    batch: int = 8  # rows a step
+    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
+    size: int = 512  # longest side of the training images, px
+    points: int = 24_000  # Gaussians at the start
+    most: int = 40_000  # Gaussians at most
+    grow_every: int = 150  # steps between two rounds of splitting and dropping
+    grow_share: float = 0.08  # of the Gaussians split a round
+    width: int = 64  # of the speech code, and of what is joined with it
+    reach: float = 0.03  # metres a Gaussian can move from its place
+    dropout: float = 0.2  # of speech features, while training
+    noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
+    shut: float = 0.5  # share of the rows with shut lips that teach what silence looks like
+    steady: float = 0.0  # learning rate of each training row's own small change of the tracked pose; 0: the tracker is believed
+    rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
+    lips: float = 1.0  # weight of the mouth's box in the loss
+    structure: float = 0.2  # weight of (1 - SSIM) / 2
+    mask: float = 0.1  # weight of the head's outline
+    perceptual: float = 0.0  # weight of LPIPS of the frame; a fifth of it of the mouth; 0: not computed, no weights fetched
+    perceptual_net: str = "alexnet"  # or vgg16
+    perceptual_from: float = 0.6  # share of the steps after which it counts
+    flow_cells: int = 12  # of the torso's flow along each side
+    seed: int = 0  # of everything random
 
 
 class Moved(NamedTuple):
@@ -46,6 +82,7 @@ class Drawn(NamedTuple):
 
     frames: Tensor  # [T,3,H,W]
     alpha: Tensor  # [T,H,W] of the head
+    front: Tensor  # [T,H,W] of its Gaussians without those inside the mouth
     flow: Tensor  # [T,2,cells,cells] of the torso
 
 
@@ -55,14 +92,18 @@ class Signals(NamedTuple):
     camera: Camera
     speech: Tensor  # [T,W,D]
     landmarks: Tensor  # [T,68,2] px
+    audio: Tensor  # [T,640]
+    encoder: str  # that made `speech`, "" where nobody says
+    frames: int  # numbers of frames lie below this
 
 
 def signals(source: Source) -> Signals:
     """Of so many rows that statistics are sure."""
     rows = torch.linspace(0, len(source) - 1, min(len(source), SURE)).long()
-    every = source.clip(rows, {"camera", "speech", "landmarks"})
-    assert every.camera is not None and every.speech is not None and every.landmarks is not None
-    return Signals(every.camera, every.speech, every.landmarks)
+    every = source.clip(rows, {"camera", "speech", "landmarks", "audio"})
+    assert every.camera is not None and every.speech is not None and every.landmarks is not None and every.audio is not None
+    frames = int(every.index.max()) + 1 if every.index is not None else 0
+    return Signals(every.camera, every.speech, every.landmarks, every.audio, getattr(source, "speech", ""), frames)
 
 
 def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
@@ -73,11 +114,31 @@ def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,
     return torch.cat([axis, place], 1)
 
 
+def moved(
+    g: Gaussians,
+    rows: int,
+    place: Tensor | None = None,  # [T,N,3] metres
+    stretch: Tensor | None = None,  # [T,N,3] of the logarithm of the scales
+    turn: Tensor | None = None,  # [T,N,4]
+    opacity: Tensor | None = None,  # [T,N] of the logit
+    colour: Tensor | None = None,  # [T,N,3]
+) -> Moved:
+    """The Gaussians of so many rows, changed by what is given."""
+    means, turns, scales, logits, colours = (
+        p.expand(rows, *p.shape) if change is None else p + change
+        for p, change in zip(
+            (g.means, g.quaternions, g.log_scales, g.logits, g.colours), (place, turn, stretch, opacity, colour), strict=True
+        )
+    )
+    return Moved(means, turns, scales.exp(), logits.sigmoid(), colours)
+
+
 class Avatar(nn.Module):
     """Args:
     count: Gaussians. embedding: free features of each. size: H, W of the training images. cells: of the torso's flow.
     noise: standard deviations added to the head's pose code (not to the camera) while training: a pose known exactly is the
         number of its frame, and the frame is learned by heart.
+    frames: of the training source, each with a change of its pose of its own; 0: the tracker is believed.
     """
 
     size: Tensor
@@ -88,9 +149,13 @@ class Avatar(nn.Module):
     pose_deviation: Tensor
     pose_center: Tensor
 
-    def __init__(self, count: int, embedding: int = 0, size: tuple[int, int] = (512, 512), cells: int = 12, noise: float = 0.0) -> None:
+    def __init__(
+        self, count: int, embedding: int = 0, size: tuple[int, int] = (512, 512), cells: int = 12, noise: float = 0.0, frames: int = 0
+    ) -> None:
         super().__init__()
         self.noise = noise
+        self._judge: list[Perceptual] = []  # in a list: its weights are nobody's parameters
+        self.tremble = nn.Parameter(torch.zeros(frames, 6), requires_grad=frames > 0)  # turn, place, in units of TREMBLE
         self.gaussians = Gaussians(count, embedding)
         self.torso = Torso(size, 6, cells)
         self.register_buffer("size", torch.tensor(size))
@@ -101,20 +166,9 @@ class Avatar(nn.Module):
         self.register_buffer("pose_deviation", torch.ones(6))
         self.register_buffer("pose_center", torch.eye(3))
 
-    @staticmethod
-    def measures(state: dict[str, Tensor], name: str) -> tuple[int, tuple[int, int]]:
-        """Gaussians and picture size of the avatar called `name` in a checkpoint."""
-        height, width = state[f"{name}.torso.picture"].shape[1:]
-        return len(state[f"{name}.gaussians.means"]), (height, width)
-
     @torch.no_grad()
-    def start(self, source: Source, every: Signals, audio: SpeechCode, warm: int) -> None:
-        """Gaussians over the tracked head, coloured from a few frames; torso and background; statistics of the training cameras.
-
-        `audio` gets its statistics, and `warm` steps in which it learns what speech does to the mouth.
-        """
-        audio.fit(every.speech)
-        audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), warm)
+    def start(self, source: Source, every: Signals) -> None:
+        """Gaussians over the tracked head, coloured from a few frames; torso and background; statistics of the training cameras."""
         cameras = every.camera
         u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
         self.pose_center.copy_(u @ v)
@@ -132,7 +186,7 @@ class Avatar(nn.Module):
         count, embedding = len(self.gaussians), self.gaussians.embeddings.shape[1]
         seeds = face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], count)
         colours = face_points.colours_of(seeds.means, some.camera, some.frames)
-        colours[seeds.part == 2] = torch.tensor([0.35, 0.18, 0.17])  # the mouth's inside, unseen in the mean picture
+        colours[seeds.part == 2] = torch.tensor(INSIDE)
         if len(seeds.means) != count:  # a head without a pixel beside the mesh has no shell
             self.gaussians = Gaussians(len(seeds.means), embedding)
         self.gaussians.start(seeds.means, colours, (seeds.spacing * 0.75).clamp(2e-4, 8e-3))
@@ -140,6 +194,13 @@ class Avatar(nn.Module):
         self.low.copy_(seeds.means.amin(0) - margin)
         self.high.copy_(seeds.means.amax(0) + margin)
         self.torso.start(some.torso[near], some.body[near], some.background[0])
+
+    @torch.no_grad()
+    def behind_lips(self, source: Source, mouth: Gaussians) -> None:
+        """A set of its own for the inside of the mouth, dark red until it is seen."""
+        mesh: Tensor = source.mesh  # type: ignore[attr-defined]
+        means, spacing = face_points.mouth_points(mesh[torch.tensor(regions.LIPS_INNER)], len(mouth))
+        mouth.start(means, torch.tensor(INSIDE).expand(len(means), 3), (spacing * 0.75).clamp(2e-4, 8e-3))
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
         """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
@@ -154,31 +215,33 @@ class Avatar(nn.Module):
         """The Gaussians' places in the box around the head, -1 to 1."""
         return (self.gaussians.means - self.low) / (self.high - self.low) * 2 - 1
 
-    def moved(
-        self,
-        rows: int,
-        place: Tensor | None = None,  # [T,N,3] metres
-        stretch: Tensor | None = None,  # [T,N,3] of the logarithm of the scales
-        turn: Tensor | None = None,  # [T,N,4]
-        opacity: Tensor | None = None,  # [T,N] of the logit
-        colour: Tensor | None = None,  # [T,N,3]
-    ) -> Moved:
-        """The Gaussians of so many rows, changed by what is given."""
-        g = self.gaussians
-        means, turns, scales, logits, colours = (
-            p.expand(rows, *p.shape) if change is None else p + change
-            for p, change in zip(
-                (g.means, g.quaternions, g.log_scales, g.logits, g.colours), (place, turn, stretch, opacity, colour), strict=True
-            )
-        )
-        return Moved(means, turns, scales.exp(), logits.sigmoid(), colours)
+    def moved(self, rows: int, *changes: Tensor | None, **named: Tensor | None) -> Moved:
+        """The Gaussians of so many rows, changed as `moved` below says."""
+        return moved(self.gaussians, rows, *changes, **named)
 
-    def draw(self, moved: Moved, clip: Clip, code: Tensor, size: tuple[int, int]) -> Drawn:
-        """The Gaussians before torso and background, for each row of the clip (camera, body)."""
+    def steadied(self, moved: Moved, clip: Clip) -> Moved:
+        """While training, the Gaussians where the row's own change of its pose puts them: a tracker trembles by a pixel or two, and
+        a head drawn where it says is blurred by that. The same as a change of the camera, to which splats give no gradient."""
+        if not (self.training and len(self.tremble) and clip.index is not None):
+            return moved
+        change = self.tremble[clip.index]
+        turn, place = change[:, None, :3] * TREMBLE[0], change[:, None, 3:] * TREMBLE[1]
+        means = moved.means + torch.linalg.cross(turn.expand_as(moved.means), moved.means) + place
+        real, rest = moved.quaternions.split((1, 3), dim=2)
+        half = (turn / 2).expand_as(rest)
+        turned = torch.cat([real - (half * rest).sum(2, keepdim=True), rest + real * half + torch.linalg.cross(half, rest)], 2)
+        return moved._replace(means=means, quaternions=turned)
+
+    def draw(self, moved: Moved, clip: Clip, code: Tensor, size: tuple[int, int], inside: splats.Splatted | None = None) -> Drawn:
+        """The Gaussians before torso and background, for each row of the clip (camera, body); `inside` lies between them."""
         assert clip.camera is not None and clip.body is not None
         behind, flow = self.torso(code, clip.body, size)
-        drawn = splats.render(*moved, clip.camera, size)
-        return Drawn(drawn.image + (1 - drawn.alpha[:, None]) * behind, drawn.alpha, flow)
+        drawn = splats.render(*self.steadied(moved, clip), clip.camera, size)
+        alpha = drawn.alpha
+        if inside is not None:
+            behind = inside.image + (1 - inside.alpha[:, None]) * behind
+            alpha = alpha + (1 - alpha) * inside.alpha
+        return Drawn(drawn.image + (1 - drawn.alpha[:, None]) * behind, alpha, drawn.alpha, flow)
 
     def canvas(self, camera: Camera) -> tuple[int, int]:
         """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""
@@ -188,31 +251,52 @@ class Avatar(nn.Module):
         rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
         return rows, columns
 
-    def losses(self, drawn: Drawn, clip: Clip, lips: float, structure: float, mask: float) -> dict[str, Tensor]:
-        """Frames against the clip's (frames, labels, mouth).
-
-        Args:
-            lips: weight of the mouth's box. structure: of (1 - SSIM) / 2. mask: of the head's outline.
-        """
+    def losses(self, drawn: Drawn, clip: Clip, settings: Settings, done: float = 1.0) -> dict[str, Tensor]:
+        """Frames against the clip's (frames, labels, mouth), with the weights of the settings; `done`: share of the steps behind us."""
         assert clip.frames is not None and clip.labels is not None and clip.mouth is not None
         frames, target = drawn.frames, clip.frames
         head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device)).to(frames)
         mouth = losses.boxes(clip.mouth, (target.shape[2], target.shape[3]))
-        return {
+        smooth = 1e-2 * losses.bending(drawn.flow)
+        if len(self.tremble) and clip.index is not None:
+            smooth = smooth + 1e-4 * self.tremble[clip.index].square().mean()
+        values = {
             "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
-            "lips": lips * losses.l1(frames, target, mouth),
-            "structure": structure * losses.dssim(frames, target, 8, 0, 4),
-            "mask": mask * (drawn.alpha - head).abs().mean(),
-            "smooth": 1e-2 * losses.bending(drawn.flow),
+            "lips": settings.lips * losses.l1(frames, target, mouth),
+            "structure": settings.structure * losses.dssim(frames, target, 8, 0, 4),
+            "mask": settings.mask * (drawn.alpha - head).abs().mean(),
+            "smooth": smooth,
         }
+        if settings.perceptual and done >= settings.perceptual_from:
+            values["perceptual"] = settings.perceptual * self._looks(frames, target, clip.mouth, settings.perceptual_net)
+        return values
 
-    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """Parameters and their learning rate as a multiple of the networks', as in the Gaussian-splatting family, in metres."""
-        g = self.gaussians
-        return [
-            ([g.means], 0.05), ([g.quaternions], 1), ([g.log_scales], 5), ([g.logits], 30), ([g.colours], 5), ([g.embeddings], 5),
-            ([self.torso.picture], 2), ([self.torso.plate], 1),
-        ]  # fmt: skip
+    def _looks(self, frames: Tensor, target: Tensor, mouth: Tensor, net: str) -> Tensor:
+        """LPIPS of the frames, and a fifth of that of their mouths."""
+        if not self._judge:
+            self._judge.append(Perceptual.pretrained(net, frames.device))
+        judge = self._judge[0]
+        mouths = [losses.crops(images, mouth, MOUTH) for images in (frames, target)]
+        return judge(frames, target).mean() + 0.2 * judge(*mouths).mean()
+
+    def groups(self, settings: Settings) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters and their learning rate as a multiple of the networks'."""
+        return [*groups(self.gaussians), ([self.torso.picture], 2), ([self.torso.plate], 1), ([self.tremble], settings.steady)]
+
+
+def groups(g: Gaussians) -> list[tuple[list[nn.Parameter], float]]:
+    """As in the Gaussian-splatting family, in metres."""
+    return [([g.means], 0.05), ([g.quaternions], 1), ([g.log_scales], 5), ([g.logits], 30), ([g.colours], 5), ([g.embeddings], 5)]
+
+
+def listen(every: Signals, audio: SpeechCode, silence: Silence, warm: int) -> None:
+    """`audio` gets its statistics, and `warm` steps in which it learns what speech does to the mouth; `silence`, when nobody speaks."""
+    audio.fit(every.speech)
+    audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), warm)
+    before = audio.training
+    codes = audio.eval()(every.speech)
+    audio.train(before)
+    silence.fit(every.speech, every.audio, every.landmarks, codes, not_speech(every.encoder) if every.encoder else None)
 
 
 def adam(method: nn.Module, groups: Iterable[tuple[list[nn.Parameter], float]], rate: float) -> torch.optim.Adam:
@@ -224,11 +308,24 @@ def adam(method: nn.Module, groups: Iterable[tuple[list[nn.Parameter], float]], 
     return torch.optim.Adam(entries, eps=1e-15, fused=True)
 
 
-def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: float, avatar: Avatar) -> None:
-    """One step down the sum of the losses, `done` (0..1) of the way; rates fall to a twentieth along it."""
+def descend(
+    optimizer: torch.optim.Optimizer,
+    values: dict[str, Tensor],
+    done: float,
+    sets: Iterable[Gaussians],
+    free: list[nn.Parameter] | None = None,
+) -> None:
+    """One step down the sum of the losses, `done` (0..1) of the way; rates fall to a twentieth along it. With `free` all else stays."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * 0.05**done
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(values.values())).sum().backward()
-    avatar.gaussians.watch()
+    for gaussians in sets:
+        gaussians.watch()
+    if free is not None:
+        kept = {id(p) for p in free}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) not in kept:
+                    parameter.grad = None
     optimizer.step()
