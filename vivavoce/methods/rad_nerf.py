@@ -1,0 +1,137 @@
+"""RAD-NeRF: a hash-grid radiance field whose speech acts through a 2-D ambient coordinate (Tang et al., 2022, arXiv 2211.12368).
+
+Of the paper: a tiled grid in space; a small network that turns a point's features and the speech code into a coordinate of a second,
+two-dimensional grid (audio-spatial decomposition); density from both and the eyes, colour from them, the direction of view and a
+code of the frame; an occupancy grid over all that was said; the ambient coordinate pulled to zero off the speaking face; a stage
+with patches of the lips; the torso last.
+Different, and why: the torso is the layer that all methods here share (a warped picture over the plate), learned with the head going
+on, so that the seam is learned too; the window of speech is one of half a second, told mouth shapes from landmarks first; both eyes
+instead of their area; steps are thousands, not two hundred thousand, with the rates of instant NGP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vivavoce.face import points as face_points
+from vivavoce.method import Renderer
+from vivavoce.nn import avatar, radiance
+from vivavoce.nn.audio import SpeechCode
+from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told
+from vivavoce.nn.grid import Grid
+from vivavoce.nn.radiance import Radiance, Recipe
+from vivavoce.registry import register
+from vivavoce.types import Clip, Source
+
+
+@dataclass
+class Config(Recipe):
+    """Settings of rad_nerf."""
+
+    condition: str = "default"  # what is heard: default (Whisper), ds (DeepSpeech), eo (Esperanto) or wav2vec2
+    levels: int = 16  # of both grids
+    finest: int = 2048  # cells of the finest level along a side
+    log2_table: int = 16  # entries of a level, as a power of two
+    ambient: int = 2  # numbers of the ambient coordinate: 2 or 3
+    code: int = 64  # of the speech
+    hidden: int = 64  # of the networks
+    individual: int = 4  # numbers that belong to one training frame alone
+    outside: float = 0.1  # weight of the ambient coordinate off the speaking face
+
+
+class Heard(NamedTuple):
+    """The condition of each row."""
+
+    speech: Tensor  # [T,code]
+    eyes: Tensor  # [T,2]
+    frame: Tensor  # [T,individual]
+
+
+@register(
+    family="radiance field",
+    paper="Real-time Neural Radiance Talking Portrait Synthesis via Audio-spatial Decomposition, arXiv 2211.12368",
+    origin="https://github.com/ashawkey/RAD-NeRF",
+    license="MIT",
+)
+class RadNerf(Renderer):
+    """One person's head as a grid field with an ambient coordinate, over a learned torso and background."""
+
+    needs: ClassVar[frozenset[str]] = radiance.NEEDS | {"speech", "eyes"}
+    loss_needs: ClassVar[frozenset[str]] = radiance.LOSS_NEEDS
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(radiance.TINY, levels=4, finest=64, log2_table=12, code=8, hidden=16, individual=2),
+        "cpu": dict(radiance.CPU, levels=8, finest=512, log2_table=15, code=32, hidden=32),
+        "full": {},
+    }
+    window = (16, 8)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.speech = radiance.encoder(config.condition)
+        self._build((config.size, config.size), 8, 1)
+
+    def _build(self, size: tuple[int, int], speech: int, frames: int) -> None:
+        """The parts, for so many pixels, features of speech and training frames; a checkpoint decides them when one is loaded."""
+        c: Config = self.config
+        self.room = Radiance(size, c)
+        self.audio = SpeechCode(speech, sum(self.window), c.code, dropout=c.dropout)
+        self.individual = Individual(frames, c.individual)
+        self.places = Grid(3, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
+        self.ambient = Grid(c.ambient, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
+        self.listen = Told(self.places.width, c.code, c.hidden, c.hidden, c.ambient)
+        self.solid = Density(self.places.width + self.ambient.width, 2, c.hidden)
+        self.shine = Colour(c.hidden, c.individual, c.hidden)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, with as many pixels, speech features and training frames as the checkpoint has."""
+        device = self.individual.codes.device
+        self._build(Radiance.measures(state_dict), len(state_dict["audio.mean"]), len(state_dict["individual.codes"]))
+        self.to(device)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    @torch.no_grad()
+    def setup(self, source: Source) -> None:
+        """The room from the tracked head, statistics of the speech, and a first notion of what it does to the mouth."""
+        every = avatar.signals(source)
+        self._build(source.size, every.speech.shape[2], radiance.frames_of(source))
+        self.audio.fit(every.speech)
+        self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
+        self.room.start(source, every.camera)
+
+    def tell(self, clip: Clip) -> Heard:
+        """The condition of each row."""
+        assert clip.speech is not None and clip.eyes is not None
+        return Heard(self.audio(clip.speech), clip.eyes * 2 - 1, self.individual(clip, len(clip.speech)))
+
+    def density(self, points: Tensor, told: Heard, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Density, features of the colour, and how far the ambient coordinate is from zero."""
+        here = self.places(points)
+        coordinate = torch.tanh(self.listen(here, told.speech, rows))
+        around = self.ambient((coordinate + 1) / 2)
+        density, features = self.solid(torch.cat([here, around], 1), told.eyes, rows)
+        return density, features, coordinate.abs().sum(1)
+
+    def colour(self, features: Tensor, directions: Tensor, told: Heard, rows: Rows) -> Tensor:
+        return self.shine(features, directions, told.frame, rows)
+
+    def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
+        """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
+        return self.room.render(self, self.tell(clip), clip)
+
+    def loss(self, clip: Clip) -> dict[str, Tensor]:
+        return self.room.losses(self, self.tell(clip), clip, self.config.steps, self.config.outside)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [radiance.optimizer(self, [self.places, self.ambient], self.config)]
+
+    def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+        """One step, in the stage that the step belongs to."""
+        c: Config = self.config
+        told = self.tell(clip)
+        self.room.refresh(self, told, step)
+        values = self.room.losses(self, told, clip, step, c.outside * min(step / max(c.steps, 1) * 2, 1))
+        return radiance.descend(optimizers[0], values, step / max(c.steps, 1), c.decay)

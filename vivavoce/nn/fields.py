@@ -1,0 +1,142 @@
+"""Parts of radiance fields: how points are described, how a frame's condition reaches them, density and colour networks.
+
+A frame's condition is one vector, its points are a hundred thousand: a layer over both costs what a layer over the points does
+when the condition's share is made once a frame (`Told`). The same sums, in another order.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vivavoce.types import Clip
+
+SHIFT = 2.5  # of the logarithm of the density: an untrained head is half opaque, a sixteenth of its box deep
+
+
+class Rows(NamedTuple):
+    """Which row of a clip each of N points belongs to."""
+
+    index: Tensor | None  # [N] int64; None: all to the one row there is
+    count: int
+
+    def take(self, values: Tensor) -> Tensor:  # [count,C] -> [N,C], or [1,C] that broadcasts
+        """Each point's row of `values`. By a product with zeros and ones: its gradient is a product too, where adding up a
+        million points into eight rows would make a GPU wait for itself, in an order that differs from run to run."""
+        return values if self.index is None else self.share(values) @ values
+
+    def share(self, like: Tensor) -> Tensor:  # -> [N,count] of zeros and ones
+        assert self.index is not None
+        return (self.index[:, None] == torch.arange(self.count, device=self.index.device)).to(like.dtype)
+
+
+class _Exponential(torch.autograd.Function):
+    """exp whose gradient stops growing: one wild density would throw every weight (Mueller et al., Instant NGP, 2022)."""
+
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return x.clamp(max=15).exp()
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        (x,) = context.saved_tensors  # type: ignore[attr-defined]
+        return gradients[0] * x.clamp(-15, 15).exp()
+
+
+def exponential(x: Tensor) -> Tensor:
+    """exp, with a bounded gradient."""
+    return _Exponential.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def waves(points: Tensor, octaves: int) -> Tensor:  # [N,d] -> [N,d+2*d*octaves]
+    """The points, and sine and cosine of them times 1, 2, 4, ... (Mildenhall et al., NeRF, 2020, eq. 4, without its pi)."""
+    scaled = points[:, None] * 2.0 ** torch.arange(octaves, device=points.device)[:, None]
+    return torch.cat([points, scaled.sin().flatten(1), scaled.cos().flatten(1)], 1)
+
+
+def spherical(directions: Tensor) -> Tensor:  # [N,3] of unit length -> [N,16]
+    """Real spherical harmonics of degree 0 to 3."""
+    x, y, z = directions.unbind(1)
+    xx, yy, zz = x * x, y * y, z * z
+    values = [
+        torch.full_like(x, 0.28209479), -0.48860251 * y, 0.48860251 * z, -0.48860251 * x,
+        1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (3 * zz - 1), -1.09254843 * x * z, 0.54627422 * (xx - yy),
+        -0.59004359 * y * (3 * xx - yy), 2.89061144 * x * y * z, -0.45704580 * y * (5 * zz - 1), 0.37317633 * z * (5 * zz - 3),
+        -0.45704580 * x * (5 * zz - 1), 1.44530572 * z * (xx - yy), -0.59004359 * x * (xx - 3 * yy),
+    ]  # fmt: skip
+    return torch.stack(values, 1)
+
+
+class Told(nn.Module):
+    """An MLP over what a point is like and what its row was told: ReLU between the layers, no biases, as in the RAD-NeRF lineage.
+
+    Args:
+        width: features of a point. told: numbers of the condition. outs: widths of the layers.
+    """
+
+    def __init__(self, width: int, told: int, *outs: int) -> None:
+        super().__init__()
+        self.point, self.row = nn.Linear(width, outs[0], bias=False), nn.Linear(told, outs[0], bias=False)
+        for layer in (self.point, self.row):
+            nn.init.kaiming_uniform_(layer.weight, 5**0.5)
+            layer.weight.data *= (layer.in_features / (width + told)) ** 0.5  # as one layer over both starts
+        layers: list[nn.Module] = []
+        for a, b in pairwise(outs):
+            layers += [nn.ReLU(), nn.Linear(a, b, bias=False)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, points: Tensor, told: Tensor, rows: Rows) -> Tensor:  # [N,width], [T,told] -> [N,outs[-1]]
+        return self.rest(self.point(points) + rows.take(self.row(told)))
+
+
+class Density(nn.Module):
+    """Features of a point and the row's condition -> density and what its colour is made of (RAD-NeRF's sigma net).
+
+    Args:
+        width: features of a point. told: numbers of the condition. hidden: of the layers.
+    """
+
+    def __init__(self, width: int, told: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.net = Told(width, told, hidden, hidden, 1 + hidden)
+
+    def forward(self, points: Tensor, told: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:  # -> [N], [N,hidden]
+        out = self.net(points, told, rows)
+        return exponential(out[:, 0] + SHIFT), out[:, 1:]
+
+
+class Colour(nn.Module):
+    """What the density net says of a point, its direction of view and the frame's own code -> colour (RAD-NeRF's colour net).
+
+    Args:
+        width: features of a point. code: numbers of the frame's code. hidden: of the layer.
+    """
+
+    def __init__(self, width: int = 64, code: int = 4, hidden: int = 64) -> None:
+        super().__init__()
+        self.net = Told(width + 16, code, hidden, 3)
+
+    def forward(self, features: Tensor, directions: Tensor, code: Tensor, rows: Rows) -> Tensor:  # -> [N,3] in 0..1
+        at = torch.cat([features, spherical(directions)], 1)
+        return torch.sigmoid(self.net(at, code, rows)) * 1.002 - 0.001  # so that black and white are reached
+
+
+class Individual(nn.Module):
+    """A few numbers that belong to one training frame alone (its light, its blur); every other frame has their mean.
+
+    Args:
+        frames: of the source. width: numbers a frame.
+    """
+
+    def __init__(self, frames: int, width: int) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.zeros(frames, width))
+
+    def forward(self, clip: Clip, count: int) -> Tensor:  # -> [count,width]
+        if self.training and clip.index is not None:
+            return self.codes[clip.index.clamp(max=len(self.codes) - 1)]
+        return self.codes.mean(0, keepdim=True).expand(count, -1)

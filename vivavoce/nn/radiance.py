@@ -1,0 +1,380 @@
+"""One person's head as a radiance field before a learned torso and background: all that the radiance-field family has in common.
+
+A method of the family says what density and colour a point has in a frame. Where the head is, which rays are looked at, how they
+are drawn, what they are compared with and when which part learns stands here. A method has
+
+    self.room = Radiance(size, recipe)                              # in __init__; `Radiance.measures` tells a checkpoint's size
+    self.room.start(source, every.camera)                           # in setup: box, occupancy, torso, statistics of the cameras
+    told = self.tell(clip)                                          # a NamedTuple of tensors [T,...]: any condition it likes
+    density, features, aside = self.density(points, told, rows)     # [N,3] in 0..1 of the box -> [N], [N,F], [N]
+    colour = self.colour(features, directions, told, rows)          # [N,3]
+    self.room.render(self, told, clip)                              # -> [T,3,H,W]
+    self.room.refresh(self, told, step)                             # in update: which cells of the box hold something
+    self.room.losses(self, told, clip, step)                        # -> named scalars
+
+`rows` (`fields.Rows`) says which row of `told` each point belongs to, and takes it for every point. `aside` is what should be zero off
+the speaking face: an ambient coordinate, an attention. `methods/rad_nerf.py` is the shortest example.
+
+Three stages, by the Recipe: the head before the true torso and background; then patches of the lips too; then the learned torso too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vivavoce import losses
+from vivavoce.face import mesh as face_mesh
+from vivavoce.face import points as face_points
+from vivavoce.face import regions
+from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, adam, pose_code
+from vivavoce.nn.fields import Rows
+from vivavoce.nn.torso import Torso
+from vivavoce.render import layers, rays
+from vivavoce.types import Camera, Clip, InputError, Source
+
+NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
+LOSS_NEEDS = frozenset({"frames", "labels", "mouth", "torso", "background"})  # and the losses beside them
+ENCODERS = {"default": "whisper", "ds": "deepspeech", "eo": "esperanto", "wav2vec2": "wav2vec2"}  # of a condition
+SEEDS = 20_000  # points on the tracked head that say where to look first
+CLOSE, WIDE = 0.015, 0.03  # metres around them: looked into from the start, and at all
+THIN = 5.0  # density, a box deep, of what counts as empty
+SHARES = ((0.25, 0.65), (0.25, 0.65), (0.15, 0.4))  # of the rays, for each stage: in the mouth's box, in the head's; the rest anywhere
+STEPS_A_TURN = 4  # samples a ray goes on by before the opaque ones are left behind
+TINY: dict[str, Any] = dict(
+    steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=10, size=48, cells=16, samples=24, most=12,
+    flow_cells=4, rate=5e-3,
+)  # fmt: skip
+CPU: dict[str, Any] = dict(steps=3000, batch=4, rays=4096, patch=32, size=256, cells=64, samples=128)
+
+
+@dataclass
+class Recipe:
+    """Settings that every method of the family has."""
+
+    steps: int = 6000  # training steps
+    batch: int = 8  # rows a step
+    rays: int = 32_768  # rays a step, spread over its rows
+    patch: int = 64  # side of the patch of the lips that each row has, once they join, px
+    lips_from: float = 0.5  # share of the steps after which patches of the lips join
+    torso_from: float = 0.7  # share of the steps after which the torso is learned too
+    warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
+    size: int = 512  # longest side of the training images, px
+    cells: int = 128  # of the occupancy grid along each side of the box around the head
+    samples: int = 256  # that a ray across the whole box would have
+    most: int = 64  # samples of a ray at most
+    refresh: int = 16  # steps between two looks at which cells hold something
+    dropout: float = 0.2  # of speech features, while training
+    noise: float = 0.15  # standard deviations added to the pose that bends the torso (not to the camera), while training
+    rate: float = 2e-3  # of the networks; the other rates keep their ratio to it
+    decay: float = 0.05  # what is left of the rates at the end
+    structure: float = 0.2  # weight of (1 - SSIM) / 2 in the patches
+    perceptual: float = 0.0  # weight of LPIPS in the patches (0.02 is usual); fetches its weights
+    mask: float = 0.1  # weight of the head's outline
+    flow_cells: int = 12  # of the torso's flow along each side
+    seed: int = 0  # of everything random
+
+
+class Field(Protocol):
+    """What a method gives."""
+
+    def density(self, points: Tensor, told: Any, rows: Rows) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def colour(self, features: Tensor, directions: Tensor, told: Any, rows: Rows) -> Tensor: ...
+
+
+class Looked(NamedTuple):
+    """The pixels that a step looks at, row after row, as many in each; the last `patch` * `patch` of a row are a square."""
+
+    column: Tensor  # [T,K] int64
+    line: Tensor  # [T,K] int64
+    patch: int
+
+    def read(self, images: Tensor) -> Tensor:  # [T,C,H,W] -> [T,K,C]
+        place = self.line * images.shape[3] + self.column
+        return images.flatten(2).gather(2, place[:, None].expand(-1, images.shape[1], -1)).transpose(1, 2)
+
+    def square(self, values: Tensor) -> Tensor:  # [T,K,C] -> [T,C,patch,patch]
+        return values[:, -(self.patch**2) :].unflatten(1, (self.patch, self.patch)).permute(0, 3, 1, 2)
+
+
+class Traced(NamedTuple):
+    """What rays of T rows met."""
+
+    colour: Tensor  # [T,K,3] premultiplied
+    alpha: Tensor  # [T,K]
+    aside: Tensor  # [T,K] of the method, summed along the ray
+
+
+def encoder(condition: str) -> str:
+    """The speech encoder that a condition of the lineage means. Raises InputError for an unknown one, or one that is no speech."""
+    if condition in ENCODERS:
+        return ENCODERS[condition]
+    remedy = "train r2_talker or geneface for it" if condition == "idexp" else ""
+    raise InputError(f"--condition {condition}", "is no speech that this method hears", remedy or f"choose from: {', '.join(ENCODERS)}")
+
+
+def frames_of(source: Source) -> int:
+    """How many frames the source numbers."""
+    index = source.clip(torch.arange(len(source)), {"camera"}).index
+    return len(source) if index is None else int(index.max()) + 1
+
+
+class Radiance(nn.Module):
+    """Args:
+    size: H, W of the training images.
+    recipe: the method's settings.
+    """
+
+    size: Tensor
+    focal: Tensor
+    pose_mean: Tensor
+    pose_deviation: Tensor
+    pose_center: Tensor
+
+    def __init__(self, size: tuple[int, int], recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.torso = Torso(size, 6, recipe.flow_cells)
+        self.occupancy = rays.Occupancy((-0.1, -0.15, -0.1), (0.1, 0.15, 0.1), recipe.cells, THIN)
+        self.register_buffer("size", torch.tensor(size))
+        self.register_buffer("focal", torch.tensor(float(size[0])))  # px, of the training images
+        self.register_buffer("pose_mean", torch.zeros(6))
+        self.register_buffer("pose_deviation", torch.ones(6))
+        self.register_buffer("pose_center", torch.eye(3))
+        self.judge: nn.Module | None = None
+
+    @staticmethod
+    def measures(state: dict[str, Tensor], name: str = "room") -> tuple[int, int]:
+        """Picture size of the room called `name` in a checkpoint."""
+        height, width = state[f"{name}.torso.picture"].shape[1:]
+        return height, width
+
+    @torch.no_grad()
+    def start(self, source: Source, cameras: Camera) -> None:
+        """The box around the tracked head and where in it to look; torso and background; statistics of the training cameras."""
+        u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
+        self.pose_center.copy_(u @ v)
+        self.focal.copy_(cameras.focal[0, 0])
+        raw = pose_code(cameras, self.pose_center)
+        self.pose_mean.copy_(raw.mean(0))
+        self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
+        some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), PRETTY)).long(), SETUP - {"frames"})
+        assert some.camera is not None and some.body is not None and some.labels is not None
+        assert some.torso is not None and some.background is not None
+        near = self.code(some.camera).square().sum(1).argsort()[:NEAR]  # rows in which the head is nearest to its mean pose
+        head = torch.isin(some.labels, torch.tensor(HEAD))
+        mesh: Tensor = source.mesh  # type: ignore[attr-defined]
+        triangles, lips = torch.from_numpy(face_mesh.triangles()), torch.tensor(regions.LIPS_INNER)
+        self._settle(face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], SEEDS).means)
+        self.torso.start(some.torso[near], some.body[near], some.background[0])
+
+    def _settle(self, seeds: Tensor) -> None:  # [N,3] metres
+        """The box around points of the head. Cells near them hold something until the field says otherwise; far ones never will."""
+        grid = self.occupancy
+        grid.low.copy_(seeds.amin(0) - WIDE)
+        grid.high.copy_(seeds.amax(0) + WIDE)
+        cell = (grid.high - grid.low) / grid.resolution
+        places = ((seeds - grid.low) / cell).long().clamp(0, grid.resolution - 1)
+        volume = torch.zeros([grid.resolution] * 3)
+        volume[places[:, 0], places[:, 1], places[:, 2]] = 1
+
+        def around(metres: float) -> Tensor:
+            reach = [int((metres / side).ceil()) for side in cell]
+            kernel = [2 * r + 1 for r in reach]
+            return functional.max_pool3d(volume[None, None], kernel, 1, reach).flatten() > 0
+
+        nothing = torch.where(around(WIDE), 0.0, rays.occupancy.UNSEEN)
+        grid.density.copy_(torch.where(around(CLOSE), THIN * 1.2, nothing))
+        grid.update(lambda points: torch.zeros(len(points)))
+
+    # ---- what depends on the camera ----
+
+    def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
+        """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond. Blurred while
+        training: a pose known exactly is the number of its frame, and the frame is learned by heart."""
+        code = ((pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation).clamp(-3, 3)
+        return code + self.recipe.noise * torch.randn_like(code) if self.training else code
+
+    def canvas(self, camera: Camera) -> tuple[int, int]:
+        """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""
+        zoom, (x, y) = float(camera.focal[0, 0]) / float(self.focal), camera.center[0].tolist()
+        height, width = self.size.tolist()
+        near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
+        rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
+        return rows, columns
+
+    # ---- the field, in the box ----
+
+    @property
+    def depth(self) -> Tensor:  # metres, the mean side of the box: densities of a field are a box deep
+        return (self.occupancy.high - self.occupancy.low).mean()
+
+    @property
+    def step(self) -> float:
+        """Metres between two samples of a ray."""
+        return float(self.depth) / self.recipe.samples
+
+    def inside(self, positions: Tensor) -> Tensor:  # [N,3] metres -> [N,3] in 0..1
+        return (positions - self.occupancy.low) / (self.occupancy.high - self.occupancy.low)
+
+    def refresh(self, field: Field, told: Any, step: int) -> None:
+        """Every `refresh` steps: ask a share of the cells what they hold, each in some row of `told`."""
+        if step % self.recipe.refresh:
+            return
+
+        def density(positions: Tensor) -> Tensor:
+            rows = Rows(torch.randint(len(told[0]), (len(positions),), device=positions.device), len(told[0]))
+            return field.density(self.inside(positions), told, rows)[0]
+
+        self.occupancy.update(density, share=0.25)
+
+    # ---- drawing ----
+
+    @torch.no_grad()
+    def head(self, field: Field, told: Any, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Premultiplied RGBA [T,4,H,W] and mean depth [T,H,W] in metres of the head alone. Row by row: none depends on another, and
+        memory does not grow with their number."""
+        pictures, depths = [], []
+        for t in range(len(camera.pose)):
+            origins, directions = (part[0] for part in rays.cast(camera[t : t + 1], size))
+            one = type(told)(*(part[t : t + 1] for part in told))
+
+            def look(positions: Tensor, ray: Tensor, one: Any = one, directions: Tensor = directions) -> tuple[Tensor, Tensor]:
+                density, features, _ = field.density(self.inside(positions), one, Rows(None, 1))
+                return density / self.depth, field.colour(features, directions[ray], one, Rows(None, 1))
+
+            low, high = self.occupancy.low, self.occupancy.high
+            ends = rays.box(origins, directions, low, high)
+            seen = rays.trace(origins, directions, *ends, self.occupancy, look, self.step, self.recipe.most, turn=STEPS_A_TURN)
+            pictures.append(torch.cat([seen.features, seen.opacity[:, None]], 1).t().unflatten(1, size))
+            depths.append((seen.depth / seen.opacity.clamp_min(1e-6)).unflatten(0, size))
+        return torch.stack(pictures), torch.stack(depths)
+
+    def render(self, field: Field, told: Any, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
+        """Frames as large as the cameras' focal length says."""
+        assert clip.camera is not None and clip.body is not None
+        size = self.canvas(clip.camera)
+        behind, _ = self.torso(self.code(clip.camera), clip.body, size)
+        return layers.over(self.head(field, told, clip.camera, size)[0], behind, premultiplied=True).clamp(0, 1)
+
+    def trace(self, field: Field, told: Any, camera: Camera, looked: Looked, size: tuple[int, int]) -> Traced:
+        """What the rays of a training step meet, with gradients."""
+        count, each = looked.column.shape
+        origins, directions = rays.cast(camera, size, looked.line * size[1] + looked.column)
+        ends = rays.box(origins, directions, self.occupancy.low, self.occupancy.high)
+        jitter = torch.rand_like(ends[0])
+        samples = rays.march(origins, directions, *ends, self.occupancy, self.step, self.recipe.most, jitter)
+        rows = Rows(samples.ray // each, count)
+        density, features, aside = field.density(self.inside(samples.positions), told, rows)
+        colour = field.colour(features, directions.reshape(-1, 3)[samples.ray], told, rows)
+        drawn = rays.composite(density / self.depth, colour, samples)
+        along = aside.new_zeros(count * each).index_add(0, samples.ray, drawn.weights * aside)
+        return Traced(*(part.unflatten(0, (count, each)) for part in (drawn.features, drawn.opacity, along)))
+
+    # ---- learning ----
+
+    def stage(self, step: int) -> int:
+        """0: the head; 1: its lips too; 2: the torso too."""
+        done = step / max(self.recipe.steps, 1)
+        return int(done >= self.recipe.lips_from) + int(done >= max(self.recipe.torso_from, self.recipe.lips_from))
+
+    def look(self, clip: Clip, head: Tensor, stage: int) -> Looked:
+        """Random pixels of each row, most of them in the boxes around head and mouth; a square near the lips from stage 1 on."""
+        assert clip.mouth is not None
+        count, height, width = head.shape
+        each = max(self.recipe.rays // count, 4)
+        lips, face = (int(each * share) for share in SHARES[stage])
+        everywhere = clip.mouth.new_tensor([0, 0, width, height]).expand(count, -1)
+        parts = [(clip.mouth, lips), (_box(head), face), (everywhere, each - lips - face)]
+        bounds = torch.cat([box[:, None].expand(-1, number, -1) for box, number in parts], 1)  # [T,K,4]
+        at = bounds[..., :2] + torch.rand_like(bounds[..., :2]) * (bounds[..., 2:] - bounds[..., :2])
+        limit = at.new_tensor([width, height])
+        patch = min(self.recipe.patch, height, width) if stage else 0
+        if patch:
+            middle = (clip.mouth[:, :2] + clip.mouth[:, 2:]) / 2 + (torch.rand_like(clip.mouth[:, :2]) - 0.5) * patch / 2
+            corner = torch.minimum((middle - patch / 2).clamp(min=0), limit - patch).floor()
+            inside = torch.arange(patch, device=at.device) + 0.5
+            grid = torch.stack(torch.meshgrid(inside, inside, indexing="xy"), -1).reshape(-1, 2)
+            at = torch.cat([at, corner[:, None] + grid], 1)
+        column, line = torch.minimum(at.clamp(min=0).floor(), limit - 1).long().unbind(2)
+        return Looked(column, line, patch)
+
+    def losses(self, field: Field, told: Any, clip: Clip, step: int, outside: float = 0.0) -> dict[str, Tensor]:
+        """Rays of a step against the clip's frames. `outside` is the weight of the method's `aside` off the speaking face."""
+        assert clip.frames is not None and clip.labels is not None and clip.camera is not None and clip.body is not None
+        assert clip.torso is not None and clip.background is not None and clip.mouth is not None
+        stage, size = self.stage(step), (clip.frames.shape[2], clip.frames.shape[3])
+        head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device))
+        looked = self.look(clip, head, stage)
+        traced = self.trace(field, told, clip.camera, looked, size)
+        flow: Tensor | None = None
+        if stage == 2:
+            learned, flow = self.torso(self.code(clip.camera), clip.body, size)
+            behind = looked.read(learned)
+        else:
+            torso = looked.read(clip.torso)
+            behind = torso[..., :3] * torso[..., 3:] + (1 - torso[..., 3:]) * looked.read(clip.background)
+        frames, target = traced.colour + (1 - traced.alpha[..., None]) * behind, looked.read(clip.frames)
+        still = (losses.boxes(clip.mouth, size, 0.6) < 0.5).to(frames)
+        alpha = traced.alpha.clamp(1e-5, 1 - 1e-5)
+        values = {
+            "colour": (frames - target).abs().mean() + 10 * (frames - target).square().mean(),
+            "mask": self.recipe.mask * (traced.alpha - looked.read(head[:, None].to(frames))[..., 0]).abs().mean(),
+            "solid": -1e-3 * (alpha * alpha.log2() + (1 - alpha) * (1 - alpha).log2()).mean(),
+            "aside": outside * (traced.aside * looked.read(still)[..., 0]).mean(),
+        }
+        if looked.patch:
+            values["patch"] = self._patches(looked.square(frames), looked.square(target))
+        if flow is not None:
+            values["bend"] = 1e-2 * losses.bending(flow)
+        return values
+
+    def _patches(self, image: Tensor, target: Tensor) -> Tensor:  # [T,3,P,P] x2 -> scalar
+        """How patches differ in structure and, where asked for, to a trained eye."""
+        window = min(8, image.shape[2])
+        value = self.recipe.structure * losses.dssim(image, target, window, 0, window // 2)
+        if self.recipe.perceptual:
+            value = value + self.recipe.perceptual * self._eye(image.device)(image, target).mean()
+        return value
+
+    def _eye(self, device: torch.device) -> nn.Module:
+        """LPIPS, no part of the checkpoint."""
+        if self.judge is None:
+            from vivavoce.nn.perceptual import Perceptual
+
+            self.__dict__["judge"] = Perceptual.pretrained("alexnet", device)
+        assert self.judge is not None
+        return self.judge
+
+
+def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam over all of a method that has its `room`: feature grids ten times as fast as networks, as in instant NGP."""
+    room: Radiance = method.room  # type: ignore[assignment]
+    tables = [p for grid in grids for p in grid.parameters()]
+    return adam(method, [(tables, 10), ([room.torso.picture], 2), ([room.torso.plate], 1)], recipe.rate)
+
+
+def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: float, decay: float) -> dict[str, Tensor]:
+    """One step down the sum of the losses, `done` (0..1) of the way; rates fall to `decay` along it. Returns the losses, detached."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * decay**done
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(values.values())).sum().backward()
+    optimizer.step()
+    return {name: value.detach() for name, value in values.items()}
+
+
+def _box(mask: Tensor) -> Tensor:  # [T,H,W] bool -> [T,4] float x0 y0 x1 y1, a tenth wider; the whole picture without a pixel
+    ends = []
+    for across in (mask.any(1), mask.any(2)):  # [T,W], [T,H]
+        length = across.shape[1]
+        first, last = across.float().argmax(1), length - across.flip(1).float().argmax(1)
+        margin = (last - first) * 0.1
+        ends.append(((first - margin).clamp(min=0), (last + margin).clamp(max=length)))
+    return torch.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], 1)
