@@ -17,13 +17,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from vivavoce.face import points as face_points
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told
 from vivavoce.nn.grid import Grid
+from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
+from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
 
@@ -73,12 +74,14 @@ class RadNerf(Renderer):
         super().__init__(config)
         self.speech = radiance.encoder(config.condition)
         self._build((config.size, config.size), 8, 1)
+        take_sizes(self)
 
     def _build(self, size: tuple[int, int], speech: int, frames: int) -> None:
-        """The parts, for so many pixels, features of speech and training frames; a checkpoint decides them when one is loaded."""
+        """The parts, for so many pixels, features of speech and training frames."""
         c: Config = self.config
         self.room = Radiance(size, c)
         self.audio = SpeechCode(speech, sum(self.window), c.code, dropout=c.dropout)
+        self.silence = Silence(speech, c.code, self.window[0], c.shut)
         self.individual = Individual(frames, c.individual)
         self.places = Grid(3, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
         self.ambient = Grid(c.ambient, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
@@ -86,26 +89,18 @@ class RadNerf(Renderer):
         self.solid = Density(self.places.width + self.ambient.width, 2, c.hidden)
         self.shine = Colour(c.hidden, c.individual, c.hidden)
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, with as many pixels, speech features and training frames as the checkpoint has."""
-        device = self.individual.codes.device
-        self._build(Radiance.measures(state_dict), len(state_dict["audio.mean"]), len(state_dict["individual.codes"]))
-        self.to(device)
-        return super().load_state_dict(state_dict, strict, assign)
-
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The room from the tracked head, statistics of the speech, and a first notion of what it does to the mouth."""
         every = avatar.signals(source)
-        self._build(source.size, every.speech.shape[2], radiance.frames_of(source))
-        self.audio.fit(every.speech)
-        self.audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), self.config.warm)
-        self.room.start(source, every.camera)
+        self._build(source.size, every.speech.shape[2], every.frames)
+        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        self.room.start(source, every)
 
     def tell(self, clip: Clip) -> Heard:
         """The condition of each row."""
         assert clip.speech is not None and clip.eyes is not None
-        return Heard(self.audio(clip.speech), clip.eyes * 2 - 1, self.individual(clip, len(clip.speech)))
+        return Heard(self.silence(self.audio(clip.speech), clip), clip.eyes * 2 - 1, self.individual(clip, len(clip.speech)))
 
     def density(self, points: Tensor, told: Heard, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Density, features of the colour, and how far the ambient coordinate is from zero."""

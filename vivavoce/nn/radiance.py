@@ -3,8 +3,8 @@
 A method of the family says what density and colour a point has in a frame. Where the head is, which rays are looked at, how they
 are drawn, what they are compared with and when which part learns stands here. A method has
 
-    self.room = Radiance(size, recipe)                              # in __init__; `Radiance.measures` tells a checkpoint's size
-    self.room.start(source, every.camera)                           # in setup: box, occupancy, torso, statistics of the cameras
+    self.room = Radiance(size, recipe)                              # in __init__, and again in setup for the source's size
+    self.room.start(source, avatar.signals(source))                 # in setup: box, occupancy, torso, statistics of the cameras
     told = self.tell(clip)                                          # a NamedTuple of tensors [T,...]: any condition it likes
     density, features, aside = self.density(points, told, rows)     # [N,3] in 0..1 of the box -> [N], [N,F], [N]
     colour = self.colour(features, directions, told, rows)          # [N,3]
@@ -32,14 +32,14 @@ from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
-from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, adam, pose_code
+from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals, adam, pose_code
 from vivavoce.nn.fields import Rows
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
 from vivavoce.types import Camera, Clip, InputError, Source
 
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
-LOSS_NEEDS = frozenset({"frames", "labels", "mouth", "torso", "background"})  # and the losses beside them
+LOSS_NEEDS = frozenset({"frames", "labels", "mouth", "landmarks", "torso", "background"})  # and the losses beside them
 ENCODERS = {"default": "whisper", "ds": "deepspeech", "eo": "esperanto", "wav2vec2": "wav2vec2"}  # of a condition
 SEEDS = 20_000  # points on the tracked head that say where to look first
 CLOSE, WIDE = 0.015, 0.03  # metres around them: looked into from the start, and at all
@@ -70,6 +70,7 @@ class Recipe:
     most: int = 64  # samples of a ray at most
     refresh: int = 16  # steps between two looks at which cells hold something
     dropout: float = 0.2  # of speech features, while training
+    shut: float = 0.5  # share of the rows with shut lips that teach what silence looks like
     noise: float = 0.15  # standard deviations added to the pose that bends the torso (not to the camera), while training
     rate: float = 2e-3  # of the networks; the other rates keep their ratio to it
     decay: float = 0.05  # what is left of the rates at the end
@@ -119,12 +120,6 @@ def encoder(condition: str) -> str:
     raise InputError(f"--condition {condition}", "is no speech that this method hears", remedy or f"choose from: {', '.join(ENCODERS)}")
 
 
-def frames_of(source: Source) -> int:
-    """How many frames the source numbers."""
-    index = source.clip(torch.arange(len(source)), {"camera"}).index
-    return len(source) if index is None else int(index.max()) + 1
-
-
 class Radiance(nn.Module):
     """Args:
     size: H, W of the training images.
@@ -149,15 +144,10 @@ class Radiance(nn.Module):
         self.register_buffer("pose_center", torch.eye(3))
         self.judge: nn.Module | None = None
 
-    @staticmethod
-    def measures(state: dict[str, Tensor], name: str = "room") -> tuple[int, int]:
-        """Picture size of the room called `name` in a checkpoint."""
-        height, width = state[f"{name}.torso.picture"].shape[1:]
-        return height, width
-
     @torch.no_grad()
-    def start(self, source: Source, cameras: Camera) -> None:
+    def start(self, source: Source, every: Signals) -> None:
         """The box around the tracked head and where in it to look; torso and background; statistics of the training cameras."""
+        cameras = every.camera
         u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
         self.pose_center.copy_(u @ v)
         self.focal.copy_(cameras.focal[0, 0])
