@@ -55,9 +55,9 @@ def test_euler_is_of_first_and_heun_of_second_order(predicts: str) -> None:
 
 def test_ancestral_sampling_gives_the_data_its_spread() -> None:
     random = torch.Generator().manual_seed(0)
-    process = Diffusion(200)
+    process = Diffusion(80)
     begin = torch.randn(8_000, 1, generator=random)
-    made = process.sample(lambda x, t: best(process, x, t), begin, 200, eta=1.0, fresh=lambda k: torch.randn(8_000, 1, generator=random))
+    made = process.sample(lambda x, t: best(process, x, t), begin, 80, eta=1.0, fresh=lambda k: torch.randn(8_000, 1, generator=random))
     assert abs(float(made.mean()) - MIDDLE) < 0.03 and abs(float(made.std()) - SPREAD) < 0.03
     assert abs(float(torch.corrcoef(torch.cat([made, begin], 1).T)[0, 1])) < 0.3  # most of the noise was added anew
 
