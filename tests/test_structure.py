@@ -25,7 +25,7 @@ LEVELS = [
     {"protobuf", "heap", "catalogue", "download", "assets", "media", "tts", "speech", "face", "nn", "render", "diffusion", "losses"},
     {"method", "registry", "data"},
     {"methods", "prepare", "metrics"},
-    {"train", "talker", "run", "evaluate", "doctor"},
+    {"train", "talker", "run", "evaluate", "doctor", "viewer"},
     {"serve"},
     {"cli", "__main__"},
 ]

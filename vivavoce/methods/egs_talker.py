@@ -104,7 +104,7 @@ class EgsTalker(Renderer):
         encoder = nn.Linear(inputs, c.width) if c.encoder == "linear" else kan(inputs, c.width, c.width)
         self.feature = nn.Sequential(encoder, nn.LayerNorm(c.width))
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
-        self.silence = Silence(speech, c.width, self.window[0], c.shut)
+        self.silence = Silence(c.width, self.window[0], c.shut)
         self.token_audio = kan(c.width, c.width, c.width)
         self.token_eyes = kan(2, c.width, c.width)
         self.token_camera = kan(6, c.width, c.width)
@@ -177,8 +177,15 @@ class EgsTalker(Renderer):
     def render(self, identity: Heard | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        size = self.avatar.canvas(clip.camera)
-        return self._draw(clip, identity if identity is not None else self.encode(), size)[0].frames.clamp(0, 1)
+        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+
+    def layers(self, identity: Heard | None, clip: Clip, size: tuple[int, int]) -> Drawn:
+        """Head, torso and background of each row apart, as large as asked for."""
+        return self._draw(clip, identity if identity is not None else self.encode(), size)[0]
+
+    def canonical(self) -> Moved:
+        """The head at rest, one row."""
+        return self.avatar.moved(1)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, 1.0)

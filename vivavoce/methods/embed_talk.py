@@ -21,7 +21,7 @@ from vivavoce.face import regions
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.avatar import Avatar, Drawn
+from vivavoce.nn.avatar import Avatar, Drawn, Moved
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
@@ -88,7 +88,7 @@ class EmbedTalk(Renderer):
         spread = 1 + 2 * c.waves
         self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise, frames if c.steady else 0)
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
-        self.silence = Silence(speech, c.width, self.window[0], c.shut)
+        self.silence = Silence(c.width, self.window[0], c.shut)
         self.own = nn.Linear(c.embedding * spread, c.hidden)
         self.frame = nn.Linear(c.width + len(UPPER) * spread + 6, c.hidden)
         self.middle = nn.Linear(c.hidden, c.hidden)
@@ -127,8 +127,15 @@ class EmbedTalk(Renderer):
     def render(self, identity: Tensor | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        size = self.avatar.canvas(clip.camera)
-        return self._draw(clip, identity if identity is not None else self.encode(), size)[0].frames.clamp(0, 1)
+        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+
+    def layers(self, identity: Tensor | None, clip: Clip, size: tuple[int, int]) -> Drawn:
+        """Head, torso and background of each row apart, as large as asked for."""
+        return self._draw(clip, identity if identity is not None else self.encode(), size)[0]
+
+    def canonical(self) -> Moved:
+        """The head at rest, one row."""
+        return self.avatar.moved(1)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, 1.0)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.avatar import Avatar, Drawn
+from vivavoce.nn.avatar import Avatar, Drawn, Moved
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import Planes
 from vivavoce.nn.silence import Silence
@@ -90,7 +90,7 @@ class GaussianTalker(Renderer):
         self.feature = nn.Sequential(nn.Linear(self.planes.width, c.width), nn.ReLU(), nn.Linear(c.width, c.width), nn.LayerNorm(c.width))
         self.canonical = nn.Linear(c.width, 4)  # opacity and colour
         self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
-        self.silence = Silence(speech, c.width, self.window[0], c.shut)
+        self.silence = Silence(c.width, self.window[0], c.shut)
         self.token_eyes = nn.Sequential(nn.Linear(2, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
         self.token_camera = nn.Sequential(nn.Linear(6, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
         self.token_nothing = nn.Parameter(torch.randn(c.width) * 0.1)
@@ -151,8 +151,16 @@ class GaussianTalker(Renderer):
     def render(self, identity: Asked | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        asked = identity if identity is not None else self.encode()
-        return self._draw(clip, asked, True, self.avatar.canvas(clip.camera))[0].frames.clamp(0, 1)
+        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+
+    def layers(self, identity: Asked | None, clip: Clip, size: tuple[int, int]) -> Drawn:
+        """Head, torso and background of each row apart, as large as asked for."""
+        return self._draw(clip, identity if identity is not None else self.encode(), True, size)[0]
+
+    def canonical(self) -> Moved:
+        """The head at rest, one row."""
+        asked = self.encode()
+        return self.avatar.moved(1, opacity=asked.logits[None], colour=asked.colours[None])
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, 1.0)

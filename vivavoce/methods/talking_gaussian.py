@@ -24,7 +24,7 @@ from vivavoce.face import regions
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.avatar import Avatar, Drawn
+from vivavoce.nn.avatar import Avatar, Drawn, Moved
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.heads import still
 from vivavoce.nn.loading import take_sizes
@@ -107,7 +107,7 @@ class TalkingGaussian(Renderer):
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels, combine="concatenate")
         self.mouth_planes = Planes(resolutions=tuple(c.mouth_planes), channels=c.channels, combine="concatenate")
         self.audio, self.mouth_audio = (SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout) for _ in range(2))
-        self.silence, self.mouth_silence = (Silence(speech, c.width, self.window[0], c.shut) for _ in range(2))
+        self.silence, self.mouth_silence = (Silence(c.width, self.window[0], c.shut) for _ in range(2))
         self.hear = nn.Sequential(nn.Linear(self.planes.width, 32), nn.ReLU(), nn.Linear(32, c.width))
         self.look = nn.Sequential(nn.Linear(self.planes.width, 16), nn.ReLU(), nn.Linear(16, len(UPPER)))
         self.own, self.frame = nn.Linear(self.planes.width, c.hidden), nn.Linear(c.width + len(UPPER), c.hidden, bias=False)
@@ -167,8 +167,16 @@ class TalkingGaussian(Renderer):
     def render(self, identity: Fields | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        fields = identity if identity is not None else self.encode()
-        return self._draw(clip, fields, self.avatar.canvas(clip.camera))[0].frames.clamp(0, 1)
+        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+
+    def layers(self, identity: Fields | None, clip: Clip, size: tuple[int, int]) -> Drawn:
+        """Head, torso and background of each row apart, as large as asked for."""
+        return self._draw(clip, identity if identity is not None else self.encode(), size)[0]
+
+    def canonical(self) -> Moved:
+        """The head at rest, one row."""
+        parts = zip(self.avatar.moved(1), avatar.moved(self.mouth, 1), strict=True)
+        return Moved(*(torch.cat(pair, 1) for pair in parts))
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, 1.0)

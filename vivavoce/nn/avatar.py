@@ -83,6 +83,7 @@ class Drawn(NamedTuple):
     frames: Tensor  # [T,3,H,W]
     alpha: Tensor  # [T,H,W] of the head
     front: Tensor  # [T,H,W] of its Gaussians without those inside the mouth
+    scene: Tensor  # [T,3,H,W] torso and background behind it
     flow: Tensor  # [T,2,cells,cells] of the torso
 
 
@@ -235,13 +236,14 @@ class Avatar(nn.Module):
     def draw(self, moved: Moved, clip: Clip, code: Tensor, size: tuple[int, int], inside: splats.Splatted | None = None) -> Drawn:
         """The Gaussians before torso and background, for each row of the clip (camera, body); `inside` lies between them."""
         assert clip.camera is not None and clip.body is not None
-        behind, flow = self.torso(code, clip.body, size)
+        scene, flow = self.torso(code, clip.body, size)
+        behind = scene
         drawn = splats.render(*self.steadied(moved, clip), clip.camera, size)
         alpha = drawn.alpha
         if inside is not None:
             behind = inside.image + (1 - inside.alpha[:, None]) * behind
             alpha = alpha + (1 - alpha) * inside.alpha
-        return Drawn(drawn.image + (1 - drawn.alpha[:, None]) * behind, alpha, drawn.alpha, flow)
+        return Drawn(drawn.image + (1 - drawn.alpha[:, None]) * behind, alpha, drawn.alpha, scene, flow)
 
     def canvas(self, camera: Camera) -> tuple[int, int]:
         """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""

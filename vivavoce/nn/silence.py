@@ -52,7 +52,7 @@ def not_speech(name: str) -> Tensor | None:  # -> [S,D]
 
 class Silence(nn.Module):
     """Args:
-    features: D of the encoder. width: of the speech code. past: steps of a row before its own two.
+    width: of the speech code. past: steps of a row before its own two.
     share: of the shut rows of a training step that teach the code of the shut mouth.
     """
 
@@ -60,12 +60,12 @@ class Silence(nn.Module):
     bias: Tensor
     narrow: Tensor
 
-    def __init__(self, features: int, width: int, past: int, share: float = 0.5) -> None:
+    def __init__(self, width: int, past: int, share: float = 0.5) -> None:
         super().__init__()
         self.past, self.share = past, share
         self.shut = nn.Parameter(torch.zeros(width))
-        self.register_buffer("weight", torch.zeros(features))
-        self.register_buffer("bias", torch.tensor(-30.0))  # never quiet, until `fit`
+        self.register_buffer("weight", torch.zeros(0))  # [D]; none: never quiet, until `fit`
+        self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("narrow", torch.tensor(0.0))  # lips nearer than this are shut
 
     @torch.no_grad()
@@ -89,11 +89,12 @@ class Silence(nn.Module):
         if said.all() or not said.any():  # no pause and no encoder: the gate stays open
             return
         weight, bias = _logistic(rows, ~said)
-        self.weight.copy_(weight)
-        self.bias.copy_(bias)
+        self.weight, self.bias = weight, bias
 
     def quiet(self, speech: Tensor) -> Tensor:  # [T,W,D] -> [T] in 0..1
         """How surely nobody speaks around each row: as sure as the least sure step."""
+        if not len(self.weight):
+            return speech.new_zeros(len(speech))
         near = speech[:, max(self.past - AROUND, 0) : self.past + STEPS + AROUND]
         return torch.sigmoid(near @ self.weight + self.bias).amin(1)
 
