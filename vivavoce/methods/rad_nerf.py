@@ -81,7 +81,7 @@ class RadNerf(Renderer):
         c: Config = self.config
         self.room = Radiance(size, c)
         self.audio = SpeechCode(speech, sum(self.window), c.code, dropout=c.dropout)
-        self.silence = Silence(speech, c.code, self.window[0], c.shut)
+        self.silence = Silence(c.code, self.window[0], c.shut)
         self.individual = Individual(frames, c.individual)
         self.places = Grid(3, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
         self.ambient = Grid(c.ambient, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
