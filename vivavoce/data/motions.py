@@ -3,6 +3,7 @@
 "blendshapes": the 52 scores of MediaPipe (`blendshapes.npy`, or SyncTalk's `bs.npy`).
 "landmarks": how far each of 68 points lies from an average face, without the head's pose, in centimetres, x y z of the first
 point, then of the second: 204 numbers (`aud_idexp.npy`, which GeneFace and R2-Talker put in the place of speech features).
+"bfm": 64 coefficients of the tracker's expressions, its 3 angles (rad) and 3 of place: 70 numbers (`data/coefficients.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vivavoce.data import lineage
+from vivavoce.data import coefficients, lineage
 from vivavoce.types import InputError
 
 LAST = 3  # frames that another tool's table may lack at its end
@@ -68,4 +69,8 @@ def _landmarks(folder: Path, frames: int) -> Any:  # -> float32 [T,204]
     return whole(rows, path, frames, "idexp")
 
 
-READERS: dict[str, Reader] = {"blendshapes": _blendshapes, "landmarks": _landmarks}
+def _bfm(folder: Path, frames: int) -> Any:  # -> float32 [T,70]
+    return whole(coefficients.of_folder(folder), folder / "track_params.pt", frames, "tracking")
+
+
+READERS: dict[str, Reader] = {"blendshapes": _blendshapes, "landmarks": _landmarks, "bfm": _bfm}
