@@ -75,22 +75,25 @@ class Told(nn.Module):
     """An MLP over what a point is like and what its row was told: ReLU between the layers, no biases, as in the RAD-NeRF lineage.
 
     Args:
-        width: features of a point. told: numbers of the condition. outs: widths of the layers.
+        width: features of a point. told: numbers of the condition, 0 where the points have heard it already. outs: widths of the layers.
+        bias: whether the layers have one, as NeRF's.
     """
 
-    def __init__(self, width: int, told: int, *outs: int) -> None:
+    def __init__(self, width: int, told: int, *outs: int, bias: bool = False) -> None:
         super().__init__()
-        self.point, self.row = nn.Linear(width, outs[0], bias=False), nn.Linear(told, outs[0], bias=False)
-        for layer in (self.point, self.row):
+        self.point = nn.Linear(width, outs[0], bias=bias)
+        self.row = nn.Linear(told, outs[0], bias=False) if told else None
+        for layer in filter(None, (self.point, self.row)):
             nn.init.kaiming_uniform_(layer.weight, 5**0.5)
             layer.weight.data *= (layer.in_features / (width + told)) ** 0.5  # as one layer over both starts
         layers: list[nn.Module] = []
         for a, b in pairwise(outs):
-            layers += [nn.ReLU(), nn.Linear(a, b, bias=False)]
+            layers += [nn.ReLU(), nn.Linear(a, b, bias=bias)]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, points: Tensor, told: Tensor, rows: Rows) -> Tensor:  # [N,width], [T,told] -> [N,outs[-1]]
-        return self.rest(self.point(points) + rows.take(self.row(told)))
+        first = self.point(points)
+        return self.rest(first + rows.take(self.row(told)) if self.row is not None else first)
 
 
 class Density(nn.Module):
