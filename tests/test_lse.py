@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.published import film, fill, voice
+from tests.published import fill, film, voice
 from vivavoce.metrics import lse
 from vivavoce.metrics.lse import Sync, crops
 from vivavoce.nn.syncnet import SyncNet

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from vivavoce.method import Generator, Method
+from vivavoce.method import Generator, Method, Renderer
 from vivavoce.types import InputError
 
 GROUP = "vivavoce.methods"  # entry point group: name -> module that registers a method of that name
@@ -31,7 +31,8 @@ class Card:
 
     @property
     def kind(self) -> str:
-        return "generator" if issubclass(self.cls, Generator) else "renderer"
+        """renderer, generator, or expert: a judge that the losses of others ask."""
+        return "generator" if issubclass(self.cls, Generator) else "renderer" if issubclass(self.cls, Renderer) else "expert"
 
     @property
     def config(self) -> type[Any]:

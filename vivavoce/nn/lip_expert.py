@@ -7,11 +7,17 @@ cosine lies in 0..1 and is taken as a probability.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vivavoce import assets
+from vivavoce.catalogue import CATALOGUE
 from vivavoce.nn.mel_encoder import Block, load_published, mel_encoder, narrowed, residuals
+from vivavoce.types import InputError
 
 FRAMES = 5  # that are seen at once
 SIDE = 96  # px of a face crop; the expert sees its lower half
@@ -69,3 +75,26 @@ def sync_loss(agreement: Tensor, same: Tensor) -> Tensor:  # [B], [B] 0 or 1 -> 
     """Binary cross entropy of the cosine, taken as a probability (eq. 1 and 2 of the paper)."""
     with torch.autocast(agreement.device.type, enabled=False):  # binary cross entropy has no half precision
         return functional.binary_cross_entropy(agreement.float().clamp(0, 1), same.float())
+
+
+def expert_of(place: str, device: str | torch.device = "cpu") -> LipExpert:
+    """A frozen expert: of a run folder of lip_expert, of the authors' `lipsync_expert.pth`, or by that file's name in the catalogue.
+
+    Raises InputError when it is none of these.
+    """
+    folder = Path(place)
+    if (folder / "config.json").is_file():
+        try:
+            about = json.loads((folder / "config.json").read_text("utf-8"))
+            net = LipExpert(float(about["config"]["share"]))
+            net.load_state_dict({k.removeprefix("net."): v for k, v in assets.tensors(folder / "model.safetensors").items()})
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            cause = f"not a run of lip_expert ({' '.join(str(error).split())[:120]})"
+            raise InputError(folder, cause, "run: vivavoce train lip_expert CORPUS") from error
+    elif folder.is_file():
+        net = LipExpert.from_authors(assets.tensors(folder))
+    elif place in CATALOGUE:
+        net = LipExpert.from_authors(assets.state_dict(place))
+    else:
+        raise InputError(place, "no such lip expert", "run: vivavoce train lip_expert CORPUS, and give its run folder")
+    return net.eval().requires_grad_(False).to(device)
