@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,8 +46,10 @@ Mouth = Callable[[Person], Tensor]  # -> gap of the lips [T] metres
 
 def pack(prepared: Path, corpus: Path, test: list[str]) -> None:
     """Every folder with cameras, below `prepared` at any depth."""
-    for table in sorted(prepared.rglob("transforms_val.json")):
-        folder = table.parent
+    for place, _, files in sorted(os.walk(prepared, followlinks=True)):
+        folder = Path(place)
+        if "transforms_val.json" not in files:
+            continue
         to = corpus / ("test" if any(t in folder.name for t in test) else "train") / folder.name
         (to / "ori_imgs").mkdir(parents=True, exist_ok=True)
         for name in FILES:

@@ -39,6 +39,7 @@ class Method(nn.Module):
     space: str = ""
     speech: str = ""
     window: tuple[int, int] = (8, 8)
+    training_window: tuple[int, int] | None = None  # what a row of speech holds in training, where less than `window` will do
     pieces: int = 1  # parts that `update` works through the rows of a step in, one after another, for less memory
 
     def __init__(self, config: Any) -> None:

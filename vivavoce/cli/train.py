@@ -41,7 +41,8 @@ def do(o: Train, rest: Sequence[str]) -> None:
     run = o.out or o.folder / "runs" / o.method
     extra = {"folder": str(o.folder.resolve()), "size": size, "split": "train", "speech": speech}
     with train.ranks.joined(pick_device(o.device)) as device:
-        options: dict[str, Any] = {"size": size, "speech": speech or "whisper", "window": method.window, "device": device}
+        window = method.training_window or method.window
+        options: dict[str, Any] = {"size": size, "speech": speech or "whisper", "window": window, "device": device}
         options["space"] = method.space or "blendshapes"
         source = _source(folders, "train", options)
         try:

@@ -132,6 +132,7 @@ class DitMotion(Generator):
             raise InputError("dit_motion", f"process {c.process!r}, kind {c.kind!r}, chosen {c.chosen!r}", "see: vivavoce list dit_motion")
         self.speech, self.window, self.space = c.speech, (2 * c.context, 2 * (c.block + c.ahead)), c.space
         self.loss_needs = frozenset({"motion", "audio", *["points"][: c.identity]})  # type: ignore[misc]
+        self.training_window = (0, 2)  # a window of rows holds its own speech
         self.process = Flow(c.predicts) if c.process == "flow" else Diffusion(c.diffusion_steps, predicts=c.predicts)
         self.unit = 1000 if c.process == "flow" else 1000 / c.diffusion_steps  # the network's time runs from 0 to 1000
         self.code = MotionCode(c.space, c.expression, c.chosen)
@@ -179,8 +180,7 @@ class DitMotion(Generator):
         def network(heard: Tensor) -> Tensor:
             return self.model(known, heard, self.unit * time, identity, given, seen)
 
-        said = network(torch.where(silent, self.model.null, audio))
-        target = self.process.target(data, noise, time)
+        said, target = network(torch.where(silent, self.model.null, audio)), self.process.target(data, noise, time)
         if c.fold > 0:
             with torch.no_grad():
                 target = target + c.fold * torch.where(silent, 0, said - network(self.model.null.expand_as(audio)))
@@ -259,8 +259,8 @@ class DitMotion(Generator):
             whole = torch.cat([state.previous[None], noisy], 1)
             return self.model.guided(whole, audio, self.unit * time, state.identity, given, seen, c.guidance)[:, c.context :]
 
-        flow, begin = isinstance(self.process, Flow), {"start": c.begin or None}
-        made = self.process.sample(network, noise, c.evaluations, **({} if flow else begin))[0].clamp(-FARTHEST, FARTHEST)  # type: ignore[arg-type]
+        begin: Any = {} if isinstance(self.process, Flow) else {"start": c.begin or None}
+        made = self.process.sample(network, noise, c.evaluations, **begin)[0].clamp(-FARTHEST, FARTHEST)
         if state.ready is not None and c.ahead:
             share = (torch.arange(1, c.ahead + 1, device=made.device) / (c.ahead + 1))[:, None]
             made = torch.cat([torch.lerp(state.ready[c.block :], made[: c.ahead], share), made[c.ahead :]])
@@ -292,9 +292,9 @@ class DitMotion(Generator):
 
         mirrored = (torch.rand(chunks, device=clip.speech.device) < 0.5) & (c.identity == 0)  # points are not mirrored
         data, rest = self.code.encode(clip.motion[: chunks * length], length, mirrored)
-        points = clip.points if c.identity else rest.new_zeros(chunks * length, 0)
-        assert points is not None
+        points = clip.points if c.identity and clip.points is not None else rest.new_zeros(chunks * length, 0)
         identity = torch.cat([rest, points.flatten(1).unflatten(0, (chunks, length))[:, 0]], 1).repeat_interleave(count, 0)
         voiced = vad.around(clip.audio[: chunks * length], EARLY)
-        heard = clip.speech[: chunks * length, 2 * c.context : 2 * c.context + 2].unflatten(0, (chunks, length))
+        own = clip.speech if clip.speech.shape[1] == 2 else clip.speech[:, 2 * c.context : 2 * c.context + 2]
+        heard = own[: chunks * length].unflatten(0, (chunks, length))
         return cut(heard), cut(voiced.unflatten(0, (chunks, length))), cut(data), identity
