@@ -13,7 +13,9 @@ from vivavoce import registry
 from vivavoce.face import points as face_points
 from vivavoce.face import pose
 from vivavoce.methods.egs_talker import EgsTalker
-from vivavoce.nn.avatar import pose_code
+from vivavoce.nn.avatar import TREMBLE, pose_code
+from vivavoce.nn.perceptual import Perceptual
+from vivavoce.render.splats.torch import rotations
 from vivavoce.types import Camera, Clip, InputError
 
 NEEDS = EgsTalker.needs | EgsTalker.loss_needs
@@ -144,3 +146,91 @@ def test_mouth_shapes_forget_place_size_and_roll() -> None:
     assert torch.allclose(face_points.mouth_shapes(landmarks @ turn * 2.5 + 40), shapes, atol=1e-4)
     landmarks[:, 66] += 5  # the lower lip
     assert (face_points.mouth_shapes(landmarks) - shapes).abs().max() > 0.01
+
+
+def test_each_training_row_finds_its_own_tremble() -> None:
+    """Frames drawn with a pose that is off by up to 2 mm: the corrections tell by how much, and a frame to be made has none."""
+    torch.manual_seed(0)
+    method, person = started(steps=90, coarse=90, steady=30.0, warm=1, grow_every=1000)
+    away = torch.zeros(len(person), 3)
+    away[:, 0] = 0.004 * torch.sin(torch.arange(len(person)) * 2.4)
+    wrong = person.camera.pose.clone()
+    wrong[:, :3, 3] += away
+    optimizers = method.optimizers()
+    method.train()
+    for step in range(90):
+        rows = torch.randperm(len(person))[:6]
+        clip = person.clip(rows, NEEDS)
+        assert clip.camera is not None
+        told = dataclasses.replace(clip, camera=dataclasses.replace(clip.camera, pose=wrong[rows]))
+        method.update(told, step, optimizers)
+    found = method.avatar.tremble[:, 3].detach() * TREMBLE[1]
+    assert torch.corrcoef(torch.stack([found, away[:, 0]]))[0, 1] > 0.8
+    clip, moved = person.clip([1], method.needs), method.avatar.moved(1)
+    assert method.eval().avatar.steadied(moved, clip) is moved
+
+
+def test_steadying_turns_gaussians_as_a_matrix_does() -> None:
+    method, person = started(steady=1.0)
+    moved, clip = method.avatar.moved(2), person.clip([4, 7], NEEDS)
+    with torch.no_grad():
+        method.avatar.tremble[4] = torch.tensor([0.5, -0.3, 0.2, 1.0, 0.0, -2.0])
+    method.train()
+    shown = method.avatar.steadied(moved, clip)
+    turn = pose.matrix_from_axis(torch.tensor([0.5, -0.3, 0.2]) * TREMBLE[0])
+    place = torch.tensor([1.0, 0.0, -2.0]) * TREMBLE[1]
+    assert torch.allclose(shown.means[0], moved.means[0] @ turn.t() + place, atol=1e-5)
+    assert torch.allclose(rotations(shown.quaternions[0]), turn @ rotations(moved.quaternions[0]), atol=1e-3)
+    assert torch.equal(shown.means[1], moved.means[1])
+
+
+def test_a_checkpoint_from_before_silence_was_known_still_draws() -> None:
+    method, person, _ = trained(4)
+    old = {name: value for name, value in method.state_dict().items() if not name.startswith(("silence.", "avatar.tremble"))}
+    other = registry.create("egs_talker", "tiny")
+    assert isinstance(other, EgsTalker)
+    other.load_state_dict(old)
+    clip = person.clip(slice(0, 2), method.needs)
+    method.silence.weight = torch.zeros(0)
+    with torch.no_grad():
+        assert torch.equal(other.eval().render(None, clip), method.render(None, clip))
+
+
+@pytest.mark.parametrize("preset", ["paper", "code"])
+def test_both_readings_of_the_paper_learn_and_grow(preset: str) -> None:
+    small = {k: v for k, v in EgsTalker.presets["tiny"].items() if k not in ("embedding", "planes")}
+    reading = {**EgsTalker.presets[preset], **small, "planes": (8, 16), "agents": 8, "grow_until": 0.5, "perceptual": 0.0}
+    torch.manual_seed(0)
+    method = registry.create("egs_talker", **{**reading, "steps": 16, "grow_share": 0.1})
+    assert isinstance(method, EgsTalker) and method.config.decoder == {"paper": "kan", "code": "mlp"}[preset]
+    person = SyntheticPerson(window=method.window)
+    method.setup(person)
+    count, optimizers = len(method.avatar.gaussians), method.optimizers()
+    touched: set[str] = set()
+    for step in range(16):
+        values = method.train().update(person.clip([step, step + 1], NEEDS), step, optimizers)
+        assert all(torch.isfinite(v) for v in values.values())
+        touched |= {n for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {n for n, p in method.named_parameters() if p.requires_grad} - touched <= {"silence.shut"}
+    assert len(method.avatar.gaussians) > count
+    other = registry.create("egs_talker", **reading)
+    other.load_state_dict(method.state_dict())
+    clip = person.clip([3], method.needs)
+    with torch.no_grad():
+        assert torch.equal(other.eval().render(None, clip), method.eval().render(None, clip))  # type: ignore[operator]
+
+
+def test_lpips_joins_the_losses_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def untrained(net: str, device: object) -> Perceptual:
+        made.append(net)
+        return Perceptual(net)
+
+    monkeypatch.setattr(Perceptual, "pretrained", untrained)
+    method, person = started(perceptual=0.5, perceptual_net="alexnet", perceptual_from=0.5, size=48)
+    clip = person.clip([0, 1], NEEDS)
+    assert "perceptual" not in method._losses(clip, 0.4) and not made
+    late = method._losses(clip, 0.6)["perceptual"]
+    assert late > 0 and late.requires_grad and made == ["alexnet"]
+    assert not any("judge" in name for name in method.state_dict())

@@ -50,6 +50,10 @@ def test_the_gate_knows_pauses_and_what_the_encoder_makes_of_noise() -> None:
     assert (quiet[(at > 1) & (at < 26)] < 0.1).all()
     assert (quiet[:160][((at == 29) | (at == 38))[:160]] < 0.5).all()  # somebody speaks 100 ms away
     assert (gate.quiet(others[:16][None].expand(3, -1, -1)) > 0.7).all()
+    edge = windows[15][None].clone()  # amid speech, were it not the start of a recording and its end
+    edge[:, :10], edge[:, 12:] = 0, 0
+    edge[:, 10:12] = others[:2]
+    assert gate.quiet(edge) > 0.7
     assert torch.equal(gate.shut, codes[lip_gap(landmarks) <= gate.narrow].mean(0))
 
 

@@ -92,11 +92,13 @@ class Silence(nn.Module):
         self.weight, self.bias = weight, bias
 
     def quiet(self, speech: Tensor) -> Tensor:  # [T,W,D] -> [T] in 0..1
-        """How surely nobody speaks around each row: as sure as the least sure step."""
+        """How surely nobody speaks around each row: as sure as the least sure step. Before the first step and after the last, where a
+        window holds zeros, there is nobody."""
         if not len(self.weight):
             return speech.new_zeros(len(speech))
         near = speech[:, max(self.past - AROUND, 0) : self.past + STEPS + AROUND]
-        return torch.sigmoid(near @ self.weight + self.bias).amin(1)
+        sure = torch.sigmoid(near @ self.weight + self.bias)
+        return torch.where((near == 0).all(2), 1.0, sure).amin(1)
 
     def forward(self, code: Tensor, clip: Clip) -> Tensor:  # [T,width] -> [T,width]
         """The code where somebody speaks, that of the shut mouth where nobody does. In training some rows whose lips touch
@@ -112,7 +114,7 @@ class Silence(nn.Module):
 
 
 @torch.enable_grad()
-def _logistic(rows: Tensor, wanted: Tensor, hold: float = 1e-3) -> tuple[Tensor, Tensor]:  # [N,D], [N] bool -> [D], []
+def _logistic(rows: Tensor, wanted: Tensor, hold: float = 1e-4) -> tuple[Tensor, Tensor]:  # [N,D], [N] bool -> [D], []
     """Logistic regression with both classes of equal weight and weights held small, on standardised features."""
     mean, deviation = rows.mean(0), rows.std(0).clamp_min(1e-4)
     known = (rows - mean) / deviation
