@@ -136,6 +136,15 @@ def test_too_few_frames_is_told() -> None:
         track.track(head.points, torch.tensor([False, True, False]), head.size)
 
 
+def test_a_channel_of_noise_alone_is_stilled_whatever_its_noise_is_said_to_be() -> None:
+    t, chance = np.arange(200), np.random.default_rng(2)
+    noise = chance.normal(size=200)
+    speech = 3 * np.sin(2 * np.pi * t / 7) * np.sin(2 * np.pi * t / 60) + 0.3 * noise  # syllables of 7 frames
+    told = steady(np.stack([noise, speech], 1), np.ones(200, bool), noise=np.array([0.3, 0.3]))
+    assert np.abs(np.diff(told[:, 0])).mean() < 0.1 * np.abs(np.diff(noise)).mean()
+    assert np.abs(told[:, 1] - speech).std() < 0.35  # lips keep their pace
+
+
 def test_steady_keeps_what_moves_and_drops_what_trembles() -> None:
     t = np.arange(400) / 25
     path = 10 * np.tanh((t - 8) / 0.15) + np.sin(2 * np.pi * 1.2 * t)

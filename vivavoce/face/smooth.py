@@ -27,6 +27,7 @@ MAD = 1.4826  # standard deviation of a Gaussian from its median absolute value
 STIFF = 120.0  # most that (noise / pace)^2 may be: slower than one swing in 20 frames is always kept
 SPANS = (1, 2, 4)  # frames between the samples of a second difference
 STEPS = 12  # reweightings
+WHITE = 1.3  # second differences over two frames, as a share (squared) of those over one: 1 for noise alone, 16 for slow motion
 
 
 def noise_of(values: Rows, usable: NDArray[np.bool_]) -> float:  # [T], [T] -> standard deviation
@@ -52,6 +53,18 @@ def pace_of(values: Rows, usable: NDArray[np.bool_], noise: float) -> float:  # 
     return float(np.sqrt(found))
 
 
+def shaken(values: Rows, usable: NDArray[np.bool_]) -> bool:  # [T], [T]
+    """Whether a channel holds nothing but noise from one frame to the next: no motion shows when one looks over two frames."""
+    squares = []
+    for step in (1, 2):
+        whole = usable[: -2 * step] & usable[step:-step] & usable[2 * step :]
+        bend = values[: -2 * step] - 2 * values[step:-step] + values[2 * step :]
+        if not whole.any():
+            return False
+        squares.append(float(np.median(np.abs(bend[whole]))) ** 2)
+    return squares[1] < WHITE * squares[0]
+
+
 def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | None = None, noise: Rows | None = None) -> Rows:
     """Smooth each channel of a trajectory.
 
@@ -60,7 +73,7 @@ def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | Non
         found: [T], False = not measured: those rows follow from their neighbours.
         cuts: [T], True where a new shot begins: nothing is smoothed across.
         noise: [C], standard deviations where they are known; default: from the values themselves, which takes what is quicker than
-            5 Hz for noise.
+            5 Hz for noise. A channel that holds nothing but noise from frame to frame is judged by itself all the same.
     Returns:
         [T,C].
     """
@@ -74,7 +87,10 @@ def steady(values: Rows, found: NDArray[np.bool_], cuts: NDArray[np.bool_] | Non
             continue  # nothing was seen in this shot
         for channel in range(values.shape[1]):
             known = None if noise is None else float(noise[channel])
-            out[part, channel] = _path(_filled(out[part, channel], found[part]), found[part], known)
+            row = _filled(out[part, channel], found[part])
+            if known is not None and shaken(row, found[part]):
+                known = max(known, noise_of(row, found[part]))
+            out[part, channel] = _path(row, found[part], known)
     return out
 
 

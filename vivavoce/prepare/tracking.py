@@ -121,4 +121,4 @@ def verify(folder: Folder) -> None:
             raise InputError(path, "more than half of the frames show no face", better)
 
 
-STEP = Step("tracking", 8, 3, ("landmarks", "shots"), ("track_params.pt",), run, verify, ("tracker",))
+STEP = Step("tracking", 8, 4, ("landmarks", "shots"), ("track_params.pt",), run, verify, ("tracker",))
