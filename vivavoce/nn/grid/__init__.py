@@ -36,7 +36,7 @@ from .plan import KINDS, Plan, plan
 
 __all__ = ["BACKENDS", "KINDS", "Grid", "TriPlane", "choose", "read"]
 
-BACKENDS = ("torch",)
+BACKENDS = ("torch", "numba", "triton")
 PLANES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz: ER-NeRF's order
 START = 1e-4  # a table starts uniform within this
 

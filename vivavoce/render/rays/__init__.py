@@ -39,7 +39,7 @@ from .occupancy import Occupancy
 
 __all__ = ["BACKENDS", "Composited", "Occupancy", "Samples", "box", "cast", "choose", "composite", "march", "pack", "resample", "trace"]
 
-BACKENDS = ("torch",)
+BACKENDS = ("torch", "numba", "triton")
 CLOSEST = 0.05  # world units in front of a camera where nothing is looked for
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # positions [M,3], ray [M] -> sigma [M], features [M,C]
 
