@@ -1,6 +1,6 @@
-"""Speed of egs_talker: training steps, frames drawn, and audio file to pixels.
+"""Speed of egs_talker and its family: training steps, frames drawn, and audio file to pixels.
 
-    python benchmarks/egs_talker.py --device cpu --folder PERSON [--preset cpu] [--size 512] [--run RUN] [--steps 40]
+    python benchmarks/egs_talker.py --device cpu --folder PERSON [--method egs_talker] [--preset cpu] [--size 512] [--run RUN] [--steps 40]
 
 PERSON is a prepared person folder. Without --run the head is an untrained one of the preset (as many Gaussians as at the
 start of training); with it the trained one. Every figure is wall time between two synchronised clocks.
@@ -19,7 +19,7 @@ import torch
 from vivavoce import registry, speech, train
 from vivavoce.data.person import Person
 from vivavoce.media import audio
-from vivavoce.methods.egs_talker import EgsTalker
+from vivavoce.method import Method, Renderer
 from vivavoce.render import splats
 from vivavoce.talker import Talker
 from vivavoce.types import HOP
@@ -40,10 +40,9 @@ def seconds(work: Callable[[], Any], device: torch.device, times: int) -> float:
     return sorted(taken)[len(taken) // 2]
 
 
-def training(preset: str, folder: Path, device: torch.device, steps: int) -> None:
+def training(name: str, preset: str, folder: Path, device: torch.device, steps: int) -> None:
     """Steps a second in both stages, clips already in memory."""
-    method = registry.create("egs_talker", preset)
-    assert isinstance(method, EgsTalker)
+    method: Any = registry.create(name, preset)
     person = Person(folder, size=method.config.size, split="train", window=method.window)
     begun = time.perf_counter()
     torch.manual_seed(0)
@@ -52,16 +51,16 @@ def training(preset: str, folder: Path, device: torch.device, steps: int) -> Non
     method.to(device).train()
     optimizers, needs = method.optimizers(), method.needs | method.loss_needs
     begun = time.perf_counter()
-    clips = [person.clip(train.draw(len(person), method.config, step), needs) for step in range(4)]
+    clips = [person.clip(train.draw(person, method.config, step), needs) for step in range(4)]
     print(f"reading a step of {method.config.batch} rows: {(time.perf_counter() - begun) / 4 * 1e3:.1f} ms (done ahead by a thread)")
     clips = [clip.to(device) for clip in clips]
-    for name, at in (("still head", 1), ("moving head", method.config.coarse + 1)):
+    for stage, at in (("still head", 1), ("moving head", method.config.coarse + 1)):
         turn = iter(range(10**9))
         taken = seconds(lambda at=at, turn=turn: method.update(clips[next(turn) % 4], at, optimizers), device, steps)  # type: ignore[misc]
-        print(f"training, {name}: {taken * 1e3:7.1f} ms a step of {method.config.batch} rows, {1 / taken:6.1f} steps/s")
+        print(f"training, {stage}: {taken * 1e3:7.1f} ms a step of {method.config.batch} rows, {1 / taken:6.1f} steps/s")
 
 
-def drawing(method: EgsTalker, person: Person, device: torch.device, times: int) -> None:
+def drawing(method: Any, person: Person, device: torch.device, times: int) -> None:
     """Frames a second at batch 1 and 8, and where the time of one frame goes."""
     method.to(device).eval()
     with torch.no_grad():
@@ -70,21 +69,20 @@ def drawing(method: EgsTalker, person: Person, device: torch.device, times: int)
             clip = person.clip(list(range(min(rows, len(person)))), method.needs).to(device)
             taken = seconds(lambda clip=clip: method.render(heard, clip), device, times)  # type: ignore[misc]
             print(f"drawing, batch {rows}: {taken / len(clip) * 1e3:7.2f} ms a frame, {len(clip) / taken:7.1f} frames/s")
-        clip = person.clip([0], method.needs).to(device)
-        assert clip.camera is not None and clip.body is not None
-        camera, body = clip.camera, clip.body
-        code = method.avatar.code(camera)
-        head, _ = method.moved(heard, clip, code)
-        parts: dict[str, Callable[[], Any]] = {
-            "torso and background": lambda: method.avatar.torso(code, body, person.size),
-            "deformation": lambda: method.moved(heard, clip, code),
-            "splats": lambda: splats.render(*head, camera, person.size),
-        }
-        for name, work in parts.items():
-            print(f"  {name:<22}{seconds(work, device, times) * 1e3:7.2f} ms")
+            assert clip.camera is not None and clip.body is not None
+            camera, body, code = clip.camera, clip.body, method.avatar.code(clip.camera)
+            head = method.rest()
+            still = type(head)(*(part.expand(len(clip), *part.shape[1:]).contiguous() for part in head))
+            parts = {
+                "torso and background": seconds(lambda c=code, b=body: method.avatar.torso(c, b, person.size), device, times),  # type: ignore[misc]
+                "splats, head at rest": seconds(lambda s=still, c=camera: splats.render(*s, c, person.size), device, times),  # type: ignore[misc]
+            }
+            parts["deformation (the rest)"] = taken - sum(parts.values())
+            for name, part in parts.items():
+                print(f"  {name:<24}{part / len(clip) * 1e3:7.2f} ms a frame")
 
 
-def speaking(method: EgsTalker, person: Person, folder: Path, device: torch.device, length: float) -> None:
+def speaking(method: Renderer, person: Person, folder: Path, device: torch.device, length: float) -> None:
     """Audio file in, pixels out, with the encoder the method hears; frames are brought back to the CPU as bytes."""
     encoder = speech.load(method.speech, device)
     for block in (1, 8):
@@ -102,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--method", default="egs_talker")
     parser.add_argument("--preset", default="")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--size", type=int, default=512)
@@ -110,16 +109,14 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     preset = options.preset or ("full" if device.type == "cuda" else "cpu")
-    print(f"egs_talker --preset {preset} on {device}, splats by {splats.choose(device)}, torch {torch.__version__}")
-    training(preset, options.folder, device, options.steps)
-    window = EgsTalker.window
-    person = Person(options.folder, size=options.size, split="val", window=window)
-    if options.run:
-        method, _ = train.load_run(options.run, device)
-    else:
-        method = registry.create("egs_talker", preset)
+    print(f"{options.method} --preset {preset} on {device}, splats by {splats.choose(device)}, torch {torch.__version__}")
+    training(options.method, preset, options.folder, device, options.steps)
+    made: Method = train.load_run(options.run, device)[0] if options.run else registry.create(options.method, preset)
+    assert isinstance(made, Renderer)
+    method = made
+    person = Person(options.folder, size=options.size, split="val", window=method.window)
+    if not options.run:
         method.setup(person)
-    assert isinstance(method, EgsTalker)
     drawing(method, person, device, options.steps)
     speaking(method.to(device), person, options.folder, device, options.seconds)
 

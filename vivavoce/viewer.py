@@ -43,7 +43,7 @@ class Layered(Protocol):
 
     def encode(self, source: Clip | None = None) -> Any: ...
     def layers(self, identity: Any, clip: Clip, size: tuple[int, int]) -> Drawn: ...
-    def canonical(self) -> Moved: ...
+    def rest(self) -> Moved: ...
 
 
 class Stage:
@@ -109,7 +109,7 @@ def export(run: Path, out: Path) -> int:
     method, about = load_run(run)
     if not isinstance(method, Layered):
         raise InputError(run, f"{about['method']} has no Gaussians", "give a run of the Gaussian family: vivavoce list")
-    head = method.canonical()
+    head = method.rest()
     ply.write(out, *(part[0] for part in head))
     return len(head.means[0])
 

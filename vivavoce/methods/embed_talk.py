@@ -133,7 +133,7 @@ class EmbedTalk(Renderer):
         """Head, torso and background of each row apart, as large as asked for."""
         return self._draw(clip, identity if identity is not None else self.encode(), size)[0]
 
-    def canonical(self) -> Moved:
+    def rest(self) -> Moved:
         """The head at rest, one row."""
         return self.avatar.moved(1)
 

@@ -157,7 +157,7 @@ class GaussianTalker(Renderer):
         """Head, torso and background of each row apart, as large as asked for."""
         return self._draw(clip, identity if identity is not None else self.encode(), True, size)[0]
 
-    def canonical(self) -> Moved:
+    def rest(self) -> Moved:
         """The head at rest, one row."""
         asked = self.encode()
         return self.avatar.moved(1, opacity=asked.logits[None], colour=asked.colours[None])

@@ -173,7 +173,7 @@ class TalkingGaussian(Renderer):
         """Head, torso and background of each row apart, as large as asked for."""
         return self._draw(clip, identity if identity is not None else self.encode(), size)[0]
 
-    def canonical(self) -> Moved:
+    def rest(self) -> Moved:
         """The head at rest, one row."""
         parts = zip(self.avatar.moved(1), avatar.moved(self.mouth, 1), strict=True)
         return Moved(*(torch.cat(pair, 1) for pair in parts))
