@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
@@ -27,16 +26,15 @@ from vivavoce.face.morphable import normals
 from vivavoce.method import Renderer
 from vivavoce.nn import face_motion, tets
 from vivavoce.nn.avatar import HEAD, NEAR, SETUP, SURE, adam
-from vivavoce.nn.grid import Grid
 from vivavoce.nn.head_solid import head_solid
 from vivavoce.nn.perceptual import Perceptual
-from vivavoce.nn.shading import Environment, shade
+from vivavoce.nn.skin import Skin
 from vivavoce.nn.tetrahead import Shape, TetraHead
 from vivavoce.nn.torso import Torso
 from vivavoce.nn.viewing import Viewing, seen
 from vivavoce.registry import register
 from vivavoce.render import mesh as draw
-from vivavoce.types import Camera, Clip, InputError, Source
+from vivavoce.types import Clip, InputError, Source
 
 log = logging.getLogger(__name__)
 EXPRESSIONS = 64  # of a row of coefficients; angles and place follow
@@ -51,6 +49,7 @@ class Config:
     steps: int = 6000  # training steps
     fix: int = 1000  # of them until the triangles stay as they are
     guided: int = 2000  # of them with the tracked face's geometry, movement and depth in the loss
+    warm: int = 150  # steps in which the texture learns first colours, before the first picture
     batch: int = 4  # rows a step
     size: int = 512  # longest side of the training images, px
     resolution: int = 52  # cells of the grid along the head's longest side
@@ -98,8 +97,8 @@ class DynTet(Renderer):
     space = "bfm"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
-            steps=24, fix=8, guided=12, batch=2, size=48, resolution=10, width=16, hidden=16, condition=16, levels=4, finest=64, table=10,
-            flow_cells=4, rate=3e-3, perceptual=0.0,
+            steps=24, fix=8, guided=12, warm=10, batch=2, size=48, resolution=10, width=16, hidden=16, condition=16, levels=4, finest=64,
+            table=10, flow_cells=4, rate=3e-3, perceptual=0.0,
         ),
         "cpu": dict(
             steps=1500, fix=200, guided=400, batch=2, size=128, resolution=24, width=64, levels=10, finest=256, table=15, perceptual=0.0,
@@ -120,10 +119,7 @@ class DynTet(Renderer):
         self.torso = Torso(size, 6, c.flow_cells)
         self.head = TetraHead(c.condition, c.width, c.hidden, c.reach)
         self.frame = nn.Sequential(nn.Linear(code + 2 + 6, c.condition), nn.ReLU(), nn.Linear(c.condition, c.condition))
-        self.grid = Grid(3, c.levels, 2, 16, c.finest, c.table)
-        self.spot, self.told = nn.Linear(self.grid.width, c.hidden), nn.Linear(c.condition, c.hidden)
-        self.texture = nn.Sequential(nn.ReLU(), nn.Linear(c.hidden, c.hidden), nn.ReLU(), nn.Linear(c.hidden, 9))
-        self.light = Environment()
+        self.skin = Skin(c.condition, c.hidden, c.levels, c.finest, c.table)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As torch's, with as many triangles, numbers of an expression and pixels as the checkpoint has."""
@@ -135,7 +131,7 @@ class DynTet(Renderer):
 
     @torch.no_grad()
     def setup(self, source: Source) -> None:
-        """The head's first solid and movement from what was tracked, its mean colour, torso, plate, statistics."""
+        """The head's first solid and movement from what was tracked, its first colours, torso, plate, statistics."""
         rows = torch.linspace(0, len(source) - 1, min(len(source), SURE)).long()
         every = source.clip(rows, {"camera", "motion", "landmarks"})
         assert every.camera is not None and every.motion is not None and every.landmarks is not None
@@ -157,17 +153,17 @@ class DynTet(Renderer):
         self._first(open_mouths, motion, face_motion.widest(code, every.landmarks))
 
     def _first(self, clip: Clip, motion: face_motion.FaceMotion, wide: Tensor) -> None:
-        """The solid and its mean colour, from frames with the mouth open (camera, labels, frames)."""
+        """The solid and its first colours, from frames with the mouth open (camera, labels, frames)."""
         assert clip.camera is not None and clip.labels is not None and clip.frames is not None
         triangles = torch.from_numpy(face_mesh.triangles())
         hole = torch.isin(triangles, torch.tensor(regions.LIPS_INNER)).all(1)
         head = torch.isin(clip.labels, torch.tensor(HEAD))
         solid = head_solid(motion.moved(wide[None])[0], triangles, hole, clip.camera, head, round(2.3 * self.config.resolution))
         self.head.begin(solid, motion, wide, triangles, hole, self.config.resolution)
-        last = self.texture[-1]
-        nn.init.normal_(last.weight, std=0.02)
-        mean = face_points.colours_of(motion.vertices, clip.camera, clip.frames).mean(0).clamp(0.05, 0.95)
-        last.bias.copy_(torch.cat([torch.logit(mean), torch.tensor([-4.0, 0.0, -4.0]), torch.zeros(3)]))
+        nothing = torch.zeros(self.config.condition)
+        rest = self.head.shape().rest
+        colours = face_points.colours_of(rest, clip.camera, clip.frames)
+        self.skin.warm(self.head.unit(rest), colours, nothing, self.config.warm, 5 * self.config.rate)
 
     def encode(self, source: Clip | None = None) -> Shape:
         """All that no frame changes."""
@@ -180,19 +176,6 @@ class DynTet(Renderer):
         heard = standard + self.config.noise * torch.randn_like(standard) if self.training else standard
         return standard, self.frame(torch.cat([heard, clip.eyes * 2 - 1, pose], 1))
 
-    def _coloured(self, shape: Shape, vertices: Tensor, camera: Camera, pixels: draw.Pixels, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Colour and material of every pixel that sees the head: [P,3] and [P,3]."""
-        rest = draw.carry(shape.rest, pixels)
-        known = self.spot(self.grid(self.head.unit(rest)) * 8) + self.told(frame)[pixels.row]
-        colour, material, bump = self.texture(known).split(3, 1)
-        normal = draw.carry(normals(vertices, shape.surface.faces), pixels)
-        normal = functional.normalize(functional.normalize(normal, dim=1, eps=1e-8) + 0.3 * torch.tanh(bump), dim=1, eps=1e-8)
-        turned = (normal[:, None] @ camera.pose[pixels.row, :3, :3])[:, 0]  # the light stands still with the camera
-        at = torch.stack([pixels.place % pixels.size[1], pixels.place // pixels.size[1]], 1) + 0.5
-        ray = torch.cat([(at - camera.center[pixels.row]) / camera.focal[pixels.row], torch.ones_like(at[:, :1])], 1)
-        material = torch.sigmoid(material)
-        return shade(self.light, turned, -functional.normalize(ray, dim=1), torch.sigmoid(colour), material), material
-
     def _draw(self, clip: Clip, shape: Shape, size: tuple[int, int]) -> Drawn:
         assert clip.camera is not None and clip.body is not None
         pose = self.viewing.code(clip.camera)
@@ -201,7 +184,9 @@ class DynTet(Renderer):
         target, faces = seen(vertices, clip.camera), shape.surface.faces
         number = draw.rasterize(target, faces, size)
         pixels = draw.covered(target, faces, number)
-        colour, material = self._coloured(shape, vertices, clip.camera, pixels, frame)
+        at = torch.stack([pixels.place % size[1], pixels.place // size[1]], 1) + 0.5
+        rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
+        colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
         picture = draw.antialias(picture, target, faces, shape.linked, number)
         behind, flow = self.torso(pose, clip.body, size)
@@ -241,7 +226,7 @@ class DynTet(Renderer):
             "eyes": c.eyes * losses.l1(frames, target, eyes),
             "structure": c.structure * losses.dssim(frames, target, 8, 0, 4),
             "mask": c.mask * (drawn.alpha - head).abs().mean(),
-            "smooth": 1e-2 * losses.bending(drawn.flow) + bent + 5e-3 * self.light.uneven() + 1e-3 * drawn.material[:, ::2].mean(),
+            "smooth": 1e-2 * losses.bending(drawn.flow) + bent + 5e-3 * self.skin.light.uneven() + 1e-3 * drawn.material[:, ::2].mean(),
         }
         if not self.head.fixed:
             rough = tets.laplacian(shape.rest, shape.surface.faces).square().sum(1).mean() / self.head.step.square()
@@ -281,7 +266,7 @@ class DynTet(Renderer):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         torso = [([self.torso.picture], 2.0), ([self.torso.plate], 1.0)]
-        return [adam(self, [([self.grid.table], 5.0), *torso], self.config.rate)]
+        return [adam(self, [([self.skin.grid.table], 10.0), *torso], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step; at `fix` the triangles are kept. Rates fall to a fiftieth."""

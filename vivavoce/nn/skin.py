@@ -1,0 +1,82 @@
+"""The look of a surface: colour, material and bumps from a hash grid in canonical space and what tells the frame, under a learned light
+(DynTet, CVPR 2024, section 3.3: texture, k_d, k_s, normal)."""
+
+from __future__ import annotations
+
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vivavoce.nn.grid import Grid
+from vivavoce.nn.shading import Environment, shade
+from vivavoce.render.mesh import carry, covered, paint, rasterize
+from vivavoce.types import Camera
+
+LOUD = 8.0  # the grid's features times this: its table starts near zero, and a colour is a sharp thing
+BUMP = 0.3  # how far a normal can be turned, as a tangent
+ALIKE = 4096  # points a step of the warm-up
+
+
+class Skin(nn.Module):
+    """Args:
+    condition: width of what tells the frame. hidden: of the network. levels, finest, table: of the hash grid (nn/grid).
+    """
+
+    def __init__(self, condition: int, hidden: int = 64, levels: int = 14, finest: int = 1024, table: int = 18) -> None:
+        super().__init__()
+        self.grid = Grid(3, levels, 2, 16, finest, table)
+        self.spot, self.told = nn.Linear(self.grid.width, hidden), nn.Linear(condition, hidden)
+        self.texture = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 9))
+        self.light = Environment()
+        nn.init.zeros_(self.texture[-1].bias)
+        with torch.no_grad():
+            self.texture[-1].weight[3:] *= 0.1
+            self.texture[-1].bias[3:6] = torch.tensor([-4.0, 0.0, -4.0])  # no shadow, half rough, no metal
+
+    def _look(self, place: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [P,3] in 0..1, [P or 1,hidden]
+        """Colour 0..1, material 0..1 and bump (-BUMP to BUMP) of points of the surface: three of [P,3]."""
+        colour, material, bump = self.texture(self.spot(self.grid(place) * LOUD) + told).split(3, 1)
+        return torch.sigmoid(colour), torch.sigmoid(material), BUMP * torch.tanh(bump)
+
+    def seen(self, place: Tensor, frame: Tensor, row: Tensor, normal: Tensor, at: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+        """What pixels see of the surface, and its material: [P,3] and [P,3].
+
+        Args:
+            place: [P,3] in 0..1. frame: [T,condition]. row: [P] int64, frame of each pixel. normal: [P,3] in the head's axes.
+            at: [P,2] px. camera: T rows; the light stands still with it.
+        """
+        colour, material, bump = self._look(place, self.told(frame).index_select(0, row))
+        normal = functional.normalize(functional.normalize(normal, dim=1, eps=1e-8) + bump, dim=1, eps=1e-8)
+        turned = (normal[:, None] @ camera.pose[:, :3, :3].index_select(0, row))[:, 0]
+        ray = torch.cat([(at - camera.center.index_select(0, row)) / camera.focal.index_select(0, row), torch.ones_like(at[:, :1])], 1)
+        return shade(self.light, turned, -functional.normalize(ray, dim=1), colour, material), material
+
+    @torch.enable_grad()
+    def warm(self, place: Tensor, colour: Tensor, frame: Tensor, steps: int, rate: float) -> None:  # [N,3] in 0..1, [N,3], [condition]
+        """First colours: what some frames show at points of the surface. Seconds that spare thousands of pictures' worth."""
+        networks = [*self.spot.parameters(), *self.texture.parameters()]
+        optimizer = torch.optim.Adam([{"params": [self.grid.table], "lr": 5 * rate}, {"params": networks}], rate)
+        for _ in range(steps):
+            some = torch.randint(len(place), (min(ALIKE, len(place)),))
+            optimizer.zero_grad()
+            (self._look(place[some], self.told(frame)[None])[0] - colour[some]).abs().mean().backward()
+            optimizer.step()
+        self.zero_grad()
+
+    @torch.no_grad()
+    def bake(self, place: Tensor, normal: Tensor, flat: Tensor, faces: Tensor, frame: Tensor, size: int) -> Tensor:  # -> [3,size,size]
+        """A picture of the whole surface under the light as it falls on the head held straight, for tools that know no hash grid.
+
+        Args:
+            place: [W,3] in 0..1. normal: [W,3] in the camera's axes. flat: [W,2] where each vertex lies in the picture, 0..1 (an
+                atlas). faces: [F,3]. frame: [condition].
+        """
+        target = torch.cat([flat * size, torch.ones_like(flat[:, :1])], 1)[None]
+        pixels = covered(target, faces, rasterize(target, faces, (size, size)))
+        colour, material, bump = self._look(carry(place, pixels), self.told(frame)[None])
+        turned = functional.normalize(carry(normal, pixels) + bump, dim=1, eps=1e-8)
+        matt = colour * (1 - material[:, :1]) * self.light.irradiance(turned).clamp(min=0)
+        picture = paint(torch.cat([matt, torch.ones_like(matt[:, :1])], 1), pixels, 1)[0].cpu()
+        _, nearest = ndimage.distance_transform_edt(picture[3].numpy() == 0, return_indices=True)
+        return picture[:3, torch.from_numpy(nearest[0]), torch.from_numpy(nearest[1])].clamp(0, 1)  # gutters take the nearest colour
