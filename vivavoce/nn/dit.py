@@ -60,16 +60,35 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, tokens: Tensor, memory: Tensor, allowed: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None
+        self,
+        tokens: Tensor,
+        memory: Tensor,
+        allowed: Tensor | None = None,
+        turn: tuple[Tensor, Tensor] | None = None,
+        values: Tensor | None = None,
     ) -> Tensor:  # [B,Q,D], [B,K,D], bool that broadcasts to [B,heads,Q,K] -> [B,Q,D]
+        """`turn`: places by which queries and keys are turned; `values` [B,K,D]: what is heard, where it is not the memory itself."""
+        heard = memory if values is None else values
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, tokens), (self.key, memory), (self.value, memory))
+            for layer, x in ((self.query, tokens), (self.key, memory), (self.value, heard))
         )
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
         heard = F.scaled_dot_product_attention(q, k, v, allowed)
         return self.out(heard.transpose(1, 2).flatten(2))
+
+
+def unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of torch's MultiheadAttention, wherever it stands in there, with the names of `Attention`."""
+    out = {}
+    for key, value in state.items():
+        if ".in_proj_" in key:
+            place, kind = key.split(".in_proj_")
+            out |= {f"{place}.{part}.{kind}": v for part, v in zip(("query", "key", "value"), value.chunk(3), strict=True)}
+        else:
+            out[key.replace(".out_proj.", ".out.")] = value
+    return out
 
 
 class FrameBlock(nn.Module):
