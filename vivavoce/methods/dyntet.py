@@ -34,6 +34,7 @@ from vivavoce.nn.torso import Torso
 from vivavoce.nn.viewing import Viewing, seen
 from vivavoce.registry import register
 from vivavoce.render import mesh as draw
+from vivavoce.render.mesh.atlas import atlas
 from vivavoce.types import Clip, InputError, Source
 
 log = logging.getLogger(__name__)
@@ -199,12 +200,24 @@ class DynTet(Renderer):
         shape = identity if identity is not None else self.encode()
         return self._draw(clip, shape, self.viewing.canvas(clip.camera)).frames.clamp(0, 1)
 
-    def meshes(self, clip: Clip, shape: Shape | None = None) -> tuple[Tensor, Tensor]:
-        """The head's surface in every row of the clip (camera, motion, eyes): [T,E,3] metres in head space, and triangles [F,3]."""
+    @torch.no_grad()
+    def film(self, clip: Clip, size: int = 1024) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The head as a textured mesh in every row of the clip (camera, motion, eyes), for files that other tools read.
+
+        Returns:
+            vertices [T,W,3] metres in head space, triangles [F,3], place of each vertex in the texture [W,2] right and down 0..1,
+            texture [3,size,size] as the rows show it on average, with the light as it falls on the head held straight.
+        """
         assert clip.camera is not None
-        shape = shape if shape is not None else self.encode()
-        vertices, _ = self.head.moved(shape, *self._told(clip, self.viewing.code(clip.camera)))
-        return vertices, shape.surface.faces
+        shape = self.encode()
+        standard, frame = self._told(clip, self.viewing.code(clip.camera))
+        vertices, faces = self.head.moved(shape, standard, frame)[0], shape.surface.faces
+        charts = atlas(shape.rest.cpu(), faces.cpu())
+        vertex = charts.vertex.to(faces.device)
+        normal = normals(vertices.mean(0), faces)[vertex] @ self.viewing.middle
+        flat, laid = charts.flat.to(normal), charts.faces.to(faces.device)
+        picture = self.skin.bake(self.head.unit(shape.rest[vertex]), normal, flat, laid, frame.mean(0), size)
+        return vertices[:, vertex], laid, flat, picture
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self._losses(clip, self.config.steps)
