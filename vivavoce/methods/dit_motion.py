@@ -58,7 +58,7 @@ class Config(Control):
     layers: int = 4  # of the transformer
     heads: int = 4  # of its attention
     hidden: int = 384  # of its feed-forward nets
-    dropout: float = 0.1  # in training
+    dropout: float = 0.25  # in training
     process: str = "flow"  # flow, or diffusion
     predicts: str = "data"  # data, velocity, noise (diffusion)
     diffusion_steps: int = 50  # of the diffusion process
@@ -72,12 +72,12 @@ class Config(Control):
     gap: float = 0.5  # weight of the loss of the lips' gap (blendshapes)
     voice: float = 0.2  # weight of the loss of the voice gate
     sync: float = 0.05  # weight of the frozen judge's loss
-    judge_steps: int = 600  # training steps in which the judge learns; frozen after them
+    judge_steps: int = 400  # training steps in which the judge learns; frozen after them
     temperature: float = 0.7  # of the noise that motion is made from: 0 the same at every seed, 1 as varied as people
     strength: float = 1.0  # of the mouth's movement
     pose: float = 0.5  # of the head's movement that is made
     sway: float = 0.6  # of the procedural sway and breath, which go on in silence
-    steps: int = 8000  # training steps
+    steps: int = 3000  # training steps
     batch: int = 16  # chunks a step
     rate: float = 6e-4  # learning rate, after a warm-up falling to 0 along a cosine
     decay: float = 0.02  # of weights
@@ -117,10 +117,10 @@ class DitMotion(Generator):
         "default": {},
         "live": {"block": 8, "ahead": 2, "evaluations": 5},
         "folded": {"fold": 0.5, "evaluations": 5},
-        "large": {"width": 512, "layers": 8, "heads": 8, "hidden": 2048, "block": 64, "ahead": 6, "chunk": 80, "rate": 1e-4},
+        "large": {"width": 512, "layers": 8, "heads": 8, "hidden": 2048, "block": 64, "chunk": 80, "rate": 1e-4, "steps": 100_000},
         "seed": dict(speech="wav2vec2", speech_dim=768, space="keypoints", expression=63, chosen="seed", identity=63, block=65, ahead=0,
                      chunk=75, kind="cross", width=512, layers=8, heads=8, hidden=2048, process="diffusion", evaluations=10, begin=10,
-                     guidance=0.65, temperature=1.0, sync=0.0, gap=0.0, batch=32, rate=5e-5, steps=1_000_000),
+                     guidance=0.65, temperature=1.0, sync=0.0, gap=0.0, dropout=0.1, batch=32, rate=5e-5, steps=1_000_000),
         "tiny": dict(speech_dim=8, context=2, block=4, ahead=1, chunk=8, width=16, layers=1, heads=2, hidden=16, evaluations=2,
                      judge_steps=3, steps=12, batch=4, rate=3e-3),
     }  # fmt: skip

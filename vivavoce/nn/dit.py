@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
 def unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of torch's MultiheadAttention, wherever it stands in there, with the names of `Attention`."""
-    out = {}
+    out: dict[str, Tensor] = {}
     for key, value in state.items():
         if ".in_proj_" in key:
             place, kind = key.split(".in_proj_")
