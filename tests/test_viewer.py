@@ -108,7 +108,9 @@ def test_what_a_visitor_changes_is_drawn_anew_and_only_that(stage: Stage, monkey
     assert server.client.camera.position == (0.0, 0.0, viewer.FRONT)
     until(lambda: len(server.sent) == 1)
     time.sleep(0.2)
-    assert len(server.sent) == 1 and np.array_equal(server.sent[0], stage.frame(0))
+    assert len(server.sent) == 1 and np.array_equal(server.sent[0][:, 12:60], stage.frame(0))  # grey at its sides
+    assert server.sent[0].shape == (48, 72, 3) and (server.sent[0][:, :12] == round(viewer.GREY * 255)).all()
+    assert viewer.widened(stage.frame(0), 0.5).shape == (96, 48, 3)
     shown.film.value, shown.scene.value = False, False
     until(lambda: server.sent[-1].shape[:2] == (128, 192))  # the visitor's own camera, 128 px high
     shown.film.value = True

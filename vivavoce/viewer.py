@@ -128,6 +128,14 @@ def seen_from(position: Any, turn: Any, fov: float, size: tuple[int, int]) -> Ca
     return Camera(pose[None], torch.full((1, 2), float(focal)), torch.tensor([[size[1] / 2, size[0] / 2]]))
 
 
+def widened(picture: NDArray[np.uint8], aspect: float) -> NDArray[np.uint8]:  # [H,W,3] -> [h,w,3], w/h = aspect
+    """With grey on two sides, so that a browser that stretches it to its window shows it as it is."""
+    height, width = picture.shape[:2]
+    across, down = max(round(height * aspect) - width, 0), max(round(width / aspect) - height, 0)
+    room = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
+    return np.pad(picture, room, constant_values=round(GREY * 255))
+
+
 class Viewer:
     """A viser server that shows a stage until `close`.
 
@@ -168,7 +176,7 @@ class Viewer:
         blink = None if self.own_eyes.value else float(self.blink.value)
         row = int(self.row.value)
         if self.film.value:
-            return self.stage.frame(row, None, blink, None, bool(self.scene.value))
+            return widened(self.stage.frame(row, None, blink, None, bool(self.scene.value)), float(camera.aspect))
         height = int(self.height.value)
         size = (height, max(16, min(2048, round(height * float(camera.aspect)))))
         seen = seen_from(camera.position, camera.wxyz, float(camera.fov), size)
