@@ -32,7 +32,8 @@ from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
-from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals, adam, pose_code
+from vivavoce.nn import avatar
+from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals, pose_code
 from vivavoce.nn.fields import Rows
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
@@ -45,6 +46,7 @@ SEEDS = 20_000  # points on the tracked head that say where to look first
 CLOSE, WIDE = 0.015, 0.03  # metres around them: looked into from the start, and at all
 THIN = 5.0  # density, a box deep, of what counts as empty
 SHARES = ((0.25, 0.65), (0.25, 0.65), (0.15, 0.4))  # of the rays, for each stage: in the mouth's box, in the head's; the rest anywhere
+RISE = 0.03  # share of the steps in which a rate rises
 STEPS_A_TURN = 4  # samples a ray goes on by before the opaque ones are left behind
 TINY: dict[str, Any] = dict(
     steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=10, size=48, cells=16, samples=24, most=12,
@@ -345,15 +347,20 @@ class Radiance(nn.Module):
 
 def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
     """Adam over all of a method that has its `room`: feature grids ten times as fast as networks, as in instant NGP."""
-    room: Radiance = method.room  # type: ignore[assignment]
-    tables = [p for grid in grids for p in grid.parameters()]
-    return adam(method, [(tables, 10), ([room.torso.picture], 2), ([room.torso.plate], 1)], recipe.rate)
+    torso: Torso = method.room.torso  # type: ignore[union-attr, assignment]
+    behind = [(list(torso.flow.parameters()), 0.2), ([torso.picture], 1), ([torso.plate], 0.5)]
+    late = {id(p) for parameters, _ in behind for p in parameters}
+    adam = avatar.adam(method, [([p for grid in grids for p in grid.parameters()], 10), *behind], recipe.rate)
+    for group in adam.param_groups:
+        group["since"] = recipe.torso_from if group["params"] and id(group["params"][0]) in late else 0.0
+    return adam
 
 
 def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: float, decay: float) -> dict[str, Tensor]:
-    """One step down the sum of the losses, `done` (0..1) of the way; rates fall to `decay` along it. Returns the losses, detached."""
+    """One step down the sum of the losses, `done` (0..1) of the way; rates rise when their part begins to learn (Adam's first steps are
+    as long as any, in whatever direction) and fall to `decay` at the end. Returns the losses, detached."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base"] * decay**done
+        group["lr"] = group["base"] * decay**done * min(max(done - group["since"], 0) / RISE + 0.02, 1)
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(values.values())).sum().backward()
     optimizer.step()
