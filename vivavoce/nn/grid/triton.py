@@ -67,7 +67,7 @@ class _Read(torch.autograd.Function):
             if to_table is not None and count:
                 triton_kernels.read[(levels, blocks)](points, table, *ctx.arrays, pull, to_table, count, levels, PULL=True, **ctx.shape)
             if to_points is not None and count:
-                triton_kernels.points_grad[(blocks,)](points, table, *ctx.arrays, pull, to_points, count, levels, **ctx.shape)
+                triton_kernels.points_grad[(blocks,)](points, table, *ctx.arrays, pull, to_points, count, LEVELS=levels, **ctx.shape)
         return to_points, to_table, None, None
 
 

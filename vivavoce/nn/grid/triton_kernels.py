@@ -71,10 +71,11 @@ def read(  # type: ignore[no-untyped-def]
     up_b, up_c = b + times_y, c + times_z
     row = out + (i * levels + level)[:, None] * FEATURES + f[None, :]
     within = live[:, None] & (f < FEATURES)[None, :]
-    if PULL:
-        within = within & (lost == 0)[:, None] & (share > 0)
-        pull = tl.load(row, mask=within, other=0.0)
     total = tl.zeros((BLOCK, WIDE), tl.float32)
+    useful = within & (lost == 0)[:, None] & (total + share > 0)
+    pull = total
+    if PULL:
+        pull = tl.load(row, mask=useful, other=0.0)
     for corner in tl.static_range(1 << DIMS):
         weight = (fx if corner & 1 else 1.0 - fx) * (fy if corner & 2 else 1.0 - fy) * share
         if DIMS == 3:
@@ -82,24 +83,24 @@ def read(  # type: ignore[no-untyped-def]
         at = start + _corner(a, b, c, up_b, up_c, times_y, times_z, hashed, mask, corner, DIMS)
         entry = at[:, None] * FEATURES + f[None, :]
         if PULL:
-            tl.atomic_add(grad + entry, weight[:, None] * pull, mask=within, sem="relaxed")
+            tl.atomic_add(grad + entry, weight[:, None] * pull, mask=useful, sem="relaxed")
         else:
-            total += weight[:, None] * tl.load(table + entry, mask=within & (share > 0), other=0.0)
+            total += weight[:, None] * tl.load(table + entry, mask=useful, other=0.0)
     if not PULL:
         tl.store(row, tl.where(lost[:, None], float("nan"), total), mask=within)
 
 
 @triton.jit
 def points_grad(  # type: ignore[no-untyped-def]
-    points, table, starts, numbers, floats, pull, grad, count, levels,
-    DIMS: tl.constexpr, FEATURES: tl.constexpr, WIDE: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
+    points, table, starts, numbers, floats, pull, grad, count,
+    LEVELS: tl.constexpr, DIMS: tl.constexpr, FEATURES: tl.constexpr, WIDE: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """pull [N,L*F] -> grad [N,D]: 0 where the point was clamped or NaN."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     f = tl.arange(0, WIDE)
     live = i < count
     to_x, to_y, to_z = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    for level in range(levels):
+    for level in range(LEVELS):
         start = tl.load(starts + level)
         times_y, times_z = tl.load(numbers + level * 4), tl.load(numbers + level * 4 + 1)
         hashed, mask = tl.load(numbers + level * 4 + 2), tl.load(numbers + level * 4 + 3)
@@ -112,8 +113,8 @@ def points_grad(  # type: ignore[no-untyped-def]
         fx, fy, fz = _smooth(gx, SMOOTH), _smooth(gy, SMOOTH), _smooth(gz, SMOOTH)
         b, c = b * times_y, c * times_z
         up_b, up_c = b + times_y, c + times_z
-        within = live[:, None] & (f < FEATURES)[None, :] & (share > 0)
-        wanted = tl.load(pull + (i * levels + level)[:, None] * FEATURES + f[None, :], mask=within, other=0.0) * (share * scale)
+        within = live[:, None] & (f < FEATURES)[None, :] & (tl.zeros((BLOCK, WIDE), tl.float32) + share > 0)
+        wanted = tl.load(pull + (i * LEVELS + level)[:, None] * FEATURES + f[None, :], mask=within, other=0.0) * (share * scale)
         sx, sy, sz = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for corner in tl.static_range(1 << DIMS):
             wx, wy = (fx if corner & 1 else 1.0 - fx), (fy if corner & 2 else 1.0 - fy)
