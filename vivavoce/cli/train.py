@@ -28,11 +28,12 @@ class Train(How):
 def do(o: Train, rest: Sequence[str]) -> None:
     from vivavoce import registry, train
     from vivavoce.data.corpus import person_folders
+    from vivavoce.data.faces import packed
     from vivavoce.run import pick_device
 
     card = registry.find(o.method)
     config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
-    folders = person_folders(o.folder)
+    folders = person_folders(o.folder) or ([o.folder] if packed(o.folder) else [])
     if not folders:
         raise InputError(o.folder, "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder}")
     method = card.cls(config)
@@ -61,6 +62,9 @@ def do(o: Train, rest: Sequence[str]) -> None:
 
 def _source(folders: list[Path], split: str, options: dict[str, Any]) -> Source:
     from vivavoce.data.corpus import Corpus
+    from vivavoce.data.faces import Faces, packed
     from vivavoce.data.person import Person
 
+    if packed(folders[0]):
+        return Faces(folders[0], split, options["window"])
     return Person(folders[0], split=split, **options) if len(folders) == 1 else Corpus(folders, split=split, **options)

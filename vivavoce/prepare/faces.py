@@ -43,7 +43,7 @@ class Shard:
         self.columns: list[Tensor] = []
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(map(len, self.pictures))
 
     def add(self, pictures: list[bytes], landmarks: Tensor, columns: Tensor) -> None:
@@ -83,7 +83,7 @@ def pack(
                 shard.add(*piece)
         except InputError as error:
             bad[film] = str(error)
-        if shard.films and (shard.bytes > FULL or k == len(films) - 1):
+        if shard.films and (shard.size > FULL or k == len(films) - 1):
             shard.write(folder / f"faces_{written:03d}.safetensors")
             shard, written = Shard(), written + 1
         if progress is not None:
