@@ -12,7 +12,9 @@ from torch import Tensor
 
 from tests.published import fill, film, voice
 from vivavoce.metrics import lse
+from vivavoce.metrics.expert_sync import accuracy, expert_sync
 from vivavoce.metrics.lse import Sync, crops
+from vivavoce.nn.lip_expert import LipExpert
 from vivavoce.nn.syncnet import SyncNet
 from vivavoce.speech.mfcc import as_16_bit, mfcc
 from vivavoce.types import InputError
@@ -102,3 +104,26 @@ def test_without_the_authors_weights_the_error_says_where_they_are(monkeypatch: 
     monkeypatch.setenv("VIVAVOCE_ASSETS", "")
     with pytest.raises(InputError, match="syncnet"):
         lse.syncnet()
+
+
+class Told(LipExpert):
+    """An expert that reads a number off the first pixel and off the first bin: in sync when they are alike."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+
+    def forward(self, mel: Tensor, lips: Tensor) -> tuple[Tensor, Tensor]:
+        codes = torch.nn.functional.normalize(torch.rand(64, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+        return codes[mel[:, 0, 0, 0].long()], codes[(lips[:, 2, 0, 0] * 255).round().long()]
+
+
+@pytest.mark.parametrize("moved", [-3, 0, 6])
+def test_expert_sync_finds_the_offset(moved: int) -> None:
+    faces = (torch.arange(40) / 255)[:, None, None, None].expand(40, 3, 96, 96)
+    mel = torch.arange(40.0)[:, None, None, None].expand(40, 1, 80, 16).roll(moved, 0)
+    found = expert_sync(faces, mel, Told())
+    assert found.offset == -moved and found.distance < 0.01 < found.confidence
+    if not moved:
+        assert accuracy(faces, mel, Told(), 7)[0] == 1
+    with pytest.raises(InputError, match="no two moments"):
+        expert_sync(faces[:5], mel, Told())

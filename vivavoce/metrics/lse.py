@@ -43,8 +43,8 @@ class Sync:
 
     @classmethod
     def of(cls, distances: Tensor) -> Sync:  # [n,31]
-        """The figures of a table of distances."""
-        mean = distances.mean(0)
+        """The figures of a table of distances; NaN where there was nothing to compare."""
+        mean = distances.nanmean(0)
         least, at = mean.min(0)
         middle = (len(mean) - 1) // 2
         return cls(middle - int(at), float(least), float(mean.median() - least), distances, len(distances))
