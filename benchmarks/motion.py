@@ -5,7 +5,8 @@
     python benchmarks/motion.py compare CORPUS [RUN ...] [--device cuda] [--seeds 3] [--out table.csv] [--picture curves.png]
 
 `pack` takes of every prepared folder below PREPARED what a generator reads (features, blendshapes, poses, sound; one small picture), so
-that a corpus travels to another machine; people named by --test (a part of the folder's name) go to CORPUS/test.
+that a corpus travels to another machine; people named by --test (a part of the folder's name) go to CORPUS/test, those named by
+--without nowhere.
 
 `compare` measures on every person of CORPUS/test, against what the landmarker saw on their video: correlation of the lips' gap and of its
 velocity, how far lips move (deviation over that of the person), and the lips' gap where nobody speaks (over that at rest). Beside the runs:
@@ -41,14 +42,15 @@ from vivavoce.types import RATE, Clip
 
 FILES = ("blendshapes.npy", "transforms_train.json", "transforms_val.json")
 UNITS, NEAR, LISTENED = 64, 2, 12  # kinds of sound; frames on each side that the baselines hear; rounds of k-means
+WAYS: tuple[dict[str, float], ...] = ({}, {"temperature": 0.0}, {"guidance": 1.5}, {"temperature": 0.0, "evaluations": 1})  # of dit_motion
 Mouth = Callable[[Person], Tensor]  # -> gap of the lips [T] metres
 
 
-def pack(prepared: Path, corpus: Path, test: list[str]) -> None:
-    """Every folder with cameras, below `prepared` at any depth."""
+def pack(prepared: Path, corpus: Path, test: list[str], without: list[str]) -> None:
+    """Every folder with cameras, below `prepared` at any depth, but for those named in `without`."""
     for place, _, files in sorted(os.walk(prepared, followlinks=True)):
         folder = Path(place)
-        if "transforms_val.json" not in files:
+        if "transforms_val.json" not in files or any(w in folder.name for w in without):
             continue
         to = corpus / ("test" if any(t in folder.name for t in test) else "train") / folder.name
         (to / "ori_imgs").mkdir(parents=True, exist_ok=True)
@@ -95,8 +97,9 @@ def learned(folders: list[Path]) -> dict[str, Mouth]:
         [blendshapes.load().gap(corpus.people[i].clip(slice(0, len(p)), {"units"}).units).mean(1) for i, p in enumerate(corpus.people)]
     )
     middle, spread = x.mean(0), x.std(0).clamp(min=1e-3)
-    _, _, v = torch.linalg.svd((x - middle)[:: max(1, len(x) // 4000)] / spread, full_matrices=False)
-    basis = v[:48].T  # principal directions: distances in 3840 numbers are mostly noise
+    torch.manual_seed(0)
+    _, _, v = torch.pca_lowrank((x - middle)[:: max(1, len(x) // 4000)] / spread, 48, center=False)
+    basis = v  # principal directions: distances in 3840 numbers are mostly noise
     x = (x - middle) / spread @ basis
     centres = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:UNITS]]
     for _ in range(LISTENED):
@@ -174,13 +177,17 @@ def compare(corpus: Path, runs: list[Path], device: str, seeds: int, out: Path |
         shipped = registry.find(name).cls.shipped()  # type: ignore[attr-defined]
         mouths[f"{name}, shipped"] = lambda p, m=shipped: generated(m, p, "cpu")
     for run in runs:
-        method, about = load_run(run, device)
-        assert isinstance(method, Generator)
-        for seed in range(seeds if about["method"] == "dit_motion" else 1):
-            own, _ = load_run(run, device)
-            own.config = replace(own.config, seed=seed)
-            mouths[f"{about['method']}, {run.name}, seed {seed}"] = lambda p, m=own: generated(m, p, device)
+        for seed in range(seeds):
+            method, about = load_run(run, device)
+            assert isinstance(method, Generator)
+            ways = WAYS if about["method"] == "dit_motion" else ({},) if seed == 0 else ()
+            for way in ways:
+                own, _ = load_run(run, device)
+                own.config = replace(own.config, seed=seed, **way)
+                said = ", ".join([about["method"], run.name, f"seed {seed}", *(f"{k} {v}" for k, v in way.items())])
+                mouths[said] = lambda p, m=own: generated(m, p, device)
     rows, curves = [], {}
+    people.sort(key=len, reverse=True)  # the longest one is drawn
     for name, mouth in mouths.items():
         made = [mouth(p) for p in people]
         curves[name] = made[0]
@@ -206,7 +213,7 @@ def draw(picture: Path, curves: dict[str, Tensor]) -> None:
     pen = ImageDraw.Draw(image)
     for k, (name, gap) in enumerate(curves.items()):
         points = [(40 + 4 * t, 70 * k + 65 - 6000 * float(v)) for t, v in enumerate(gap[:250])]
-        pen.line(points, fill="black", width=2)
+        pen.line([(x, max(70 * k, y)) for x, y in points], fill="black", width=2)
         pen.text((44, 70 * k + 2), name, fill="blue")
     image.save(picture)
 
@@ -218,6 +225,7 @@ def main() -> None:
     one.add_argument("prepared", type=Path)
     one.add_argument("corpus", type=Path)
     one.add_argument("--test", nargs="+", default=[])
+    one.add_argument("--without", nargs="+", default=[])
     two = verbs.add_parser("compare")
     two.add_argument("corpus", type=Path)
     two.add_argument("runs", type=Path, nargs="*")
@@ -227,7 +235,7 @@ def main() -> None:
     two.add_argument("--picture", type=Path)
     o = parser.parse_args()
     if o.verb == "pack":
-        pack(o.prepared, o.corpus, o.test)
+        pack(o.prepared, o.corpus, o.test, o.without)
     else:
         compare(o.corpus, o.runs, o.device, o.seeds, o.out, o.picture)
 

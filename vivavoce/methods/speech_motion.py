@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.face import blendshapes, idle
+from vivavoce.face import blendshapes, idle, resting
 from vivavoce.face.regions import BLENDSHAPES
 from vivavoce.method import Generator
 from vivavoce.registry import register
@@ -44,13 +44,10 @@ SPOKEN = (
     *(("mouthShrugLower",), ("mouthShrugUpper",)),
     *((f"{name}Left", f"{name}Right") for name in ("mouthLowerDown", "mouthUpperUp", "mouthPress", "mouthSmile", "mouthStretch")),
 )
-SHUT_SHARE = 0.2  # of a chunk's frames, those with the narrowest mouth, make its rest; the same of chunks
 EQUAL = (0.5, 2.0)  # how much a speaker's movement is lessened or enlarged in training
 LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the chunk's loud moments and over -50 dB of full scale
 EARLY = 3  # frames: mouths open before they sound and shut after
 GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
-OPEN = (0.0005, 0.0020)  # metres of a source's lip gap: below its mouth rests as it is, above as closed mouths rest
-FREED, HELD = 0.4, 0.25  # most the gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
 TASTE = ("strength", "sway", "seed")  # settings that training does not decide
 BLINK = 0.7  # blink score of shut eyes
 FAST, SLOW = 0.35, 0.04  # shares a frame takes in the running means of the voice's strength
@@ -118,7 +115,7 @@ class SpeechMotion(Generator):
         self.register_buffer("mean", torch.zeros(c.speech_dim))  # of the features over the training source
         self.register_buffer("deviation", torch.ones(c.speech_dim))
         self.register_buffer("spread", torch.full((len(SPOKEN),), 0.1))  # standard deviation of each output
-        self.register_buffer("opening", torch.tensor(0.002))  # metres: median of `_opening` over the speakers
+        self.register_buffer("opening", torch.tensor(0.002))  # metres: median of `resting.opening` over the speakers
         self.register_buffer("rest", torch.zeros(52))  # square-root scores of closed mouths
         self.register_buffer("share", _shares(), persistent=False)
         self.listen = nn.Sequential(nn.Linear(c.speech_dim, c.hidden), nn.GELU(), nn.Dropout(c.dropout))
@@ -163,9 +160,8 @@ class SpeechMotion(Generator):
         units = source.clip(slice(0, len(source)), {"units"}).units
         assert units is not None
         scores, rest = self._chunks(units)
-        gap = blendshapes.load().gap(_scores(rest[:, 0])).mean(1)
-        self.rest = rest[gap <= gap.quantile(SHUT_SHARE)].mean((0, 1))  # the rests at which the lips do meet
-        opening = _opening(scores, rest)
+        self.rest = resting.usual(rest[:, 0])
+        opening = resting.opening(scores - rest)
         speaks = opening.flatten() >= min(blendshapes.SHUT, float(opening.max()))
         self.opening = opening[speaks].median()
         self.spread = self._wanted(scores, rest)[speaks].flatten(0, 1).std(0).clamp(min=0.02)
@@ -189,7 +185,7 @@ class SpeechMotion(Generator):
         wanted = self._wanted(scores, rest)
         off = (moves - wanted) / self.spread
         basis = blendshapes.load().to(moves.device)
-        gaps = [basis.gap(_scores(rest + move @ (self.share > 0).float())).mean(-1) for move in (moves, wanted)]
+        gaps = [basis.gap(resting.scores(rest + move @ (self.share > 0).float())).mean(-1) for move in (moves, wanted)]
         return {
             "movement": off.square().mean(),
             "change": off.diff(dim=1).square().mean() if length > 1 else off.sum() * 0,
@@ -206,12 +202,7 @@ class SpeechMotion(Generator):
     def start(self, source: Clip) -> State:
         """From the source's first row (its `units` [1,52], when measured): its face at rest, with the mouth closed."""
         units = source.units[0].to(self.rest) if source.units is not None else None
-        rest = blendshapes.curve(units) if units is not None else self.rest.clone()
-        if units is not None:
-            gap = float(blendshapes.load().to(units.device).gap(units).amax())
-            closed = min(1.0, max(0.0, (gap - OPEN[0]) / (OPEN[1] - OPEN[0])))
-            mouth = torch.tensor(blendshapes.MOUTH, device=rest.device)
-            rest[mouth] = torch.lerp(rest[mouth], self.rest[mouth], closed)
+        rest = resting.closed(units, self.rest) if units is not None else self.rest.clone()
         lids = torch.tensor([BLENDSHAPES.index(n) for n in ("eyeBlinkLeft", "eyeBlinkRight")], device=rest.device)
         blinks = torch.zeros_like(rest)
         blinks[lids] = (blendshapes.curve(torch.full_like(rest[lids], BLINK)) - rest[lids]).clamp(min=0)
@@ -222,14 +213,14 @@ class SpeechMotion(Generator):
         assert clip.speech is not None
         moves, logit = self(clip.speech.to(self.rest))
         low, high = GATE
-        free, gate = _slowed(((logit.sigmoid() - low) / (high - low)).clamp(0, 1), state.gate)
+        free, gate = resting.slowed(((logit.sigmoid() - low) / (high - low)).clamp(0, 1), state.gate)
         moves = self.config.strength * free[:, None] * moves
         frame = torch.arange(state.frame, state.frame + len(moves), device=moves.device)
         emphasis, strength = _emphasis(moves[:, 0].clamp(min=0) / self.spread[0], state.strength)
         seed = int(self.config.seed)
         scores = state.rest + moves @ (self.share > 0).float() + idle.blink(frame, seed)[:, None] * state.blinks
         brows = torch.tensor([n in ("browInnerUp", "browOuterUpLeft", "browOuterUpRight") for n in BLENDSHAPES], device=moves.device)
-        expression = (_scores(scores) + RAISE * emphasis[:, None] * brows).clamp(0, 1)
+        expression = (resting.scores(scores) + RAISE * emphasis[:, None] * brows).clamp(0, 1)
         rotation, translation = (self.config.sway * v for v in idle.sway(frame, seed))
         nod = F.pad(NOD * self.config.sway * emphasis[:, None], (0, 2))
         motion = Motion(rotation + nod, translation, torch.ones_like(rotation[:, :1]), expression, self.space)
@@ -238,23 +229,14 @@ class SpeechMotion(Generator):
     def _wanted(self, scores: Tensor, rest: Tensor) -> Tensor:  # [C,L,52], [C,1,52] -> [C,L,len(SPOKEN)]
         """Movement of the outputs, with those who open their mouths widely or little brought nearer to the usual."""
         low, high = EQUAL
-        equal = (self.opening / _opening(scores, rest).clamp(min=1e-5)).clamp(low, high)
+        equal = (self.opening / resting.opening(scores - rest).clamp(min=1e-5)).clamp(low, high)
         return ((scores - rest) * equal) @ self.share.T
 
     def _chunks(self, units: Tensor) -> tuple[Tensor, Tensor]:  # [T,52] -> [C,L,52], [C,1,52]
         """Square-root scores in chunks of equal length, and each chunk's rest: the mean of the frames whose mouth is narrowest."""
         length = min(self.config.chunk, len(units))
         units = units[: len(units) // length * length].reshape(-1, length, 52)
-        gap = blendshapes.load().to(units.device).gap(units).mean(-1)
-        shut = gap.argsort(1)[:, : max(1, round(SHUT_SHARE * length)), None].expand(-1, -1, 52)
-        scores = blendshapes.curve(units)
-        return scores, scores.gather(1, shut).mean(1, keepdim=True)
-
-
-def _opening(scores: Tensor, rest: Tensor) -> Tensor:  # [C,L,52], [C,1,52] -> [C,1,1] metres
-    """How far the lips open in a chunk: the root mean square of the gap over that at rest, as far as it is linear."""
-    lips = blendshapes.load().to(scores.device).lips[:-1].mean(1)
-    return ((scores - rest) @ lips).square().mean(1).sqrt()[:, None, None]
+        return blendshapes.curve(units), resting.rest(units)
 
 
 def _shares() -> Tensor:  # [len(SPOKEN),52]
@@ -266,28 +248,12 @@ def _shares() -> Tensor:  # [len(SPOKEN),52]
     return share
 
 
-def _scores(roots: Tensor) -> Tensor:  # [...,52] -> [...,52]
-    """Inverse of `blendshapes.curve`."""
-    low, high = blendshapes.KNEE**0.5, (1 + blendshapes.KNEE) ** 0.5
-    scores: Tensor = (roots.clamp(0, 1) * (high - low) + low).square() - blendshapes.KNEE
-    return scores
-
-
 def _voiced(audio: Tensor) -> Tensor:  # [C,L,640] -> [C,L] 0 or 1
     """Frames with a voice, from their loudness, and the frames just before and after them."""
     level = 10 * (audio.square().mean(-1) + 1e-10).log10()
     loud = level.quantile(0.95, dim=1, keepdim=True)
     voiced = (level > (loud - LOUD).clamp(min=QUIET)).float()
     return F.max_pool1d(voiced[:, None], 2 * EARLY + 1, stride=1, padding=EARLY)[:, 0]
-
-
-def _slowed(free: Tensor, gate: float) -> tuple[Tensor, float]:  # [T] -> [T] 0..1
-    """The gate, which neither opens nor shuts at once."""
-    rows = []
-    for value in free.tolist():
-        gate = min(max(value, gate - HELD), gate + FREED)
-        rows.append(gate)
-    return free.new_tensor(rows), gate
 
 
 def _emphasis(strength: Tensor, means: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:  # [T] -> [T] 0..1
