@@ -1,4 +1,4 @@
-"""Films -> packed faces for dubbing (`data/faces.py`): one person of each film, small crops, landmarks and mel columns.
+"""Films or person folders -> packed faces for dubbing (`data/faces.py`): one person of each, small crops, landmarks, mel columns.
 
 A film with cuts or gaps becomes several pieces, so that no window of training crosses one. A film that cannot be used (no face, several,
 no sound) is left out and named with its reason.
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vivavoce import media, speech
+from vivavoce.face import regions
 from vivavoce.face.box import face_box
 from vivavoce.face.crop import Crop, crop
 from vivavoce.face.landmarker import Landmarker
@@ -70,7 +71,7 @@ class Shard:
 def pack(
     films: Sequence[str | Path], out: str | Path, side: int = SIDE, progress: Callable[[int, int], None] | None = None
 ) -> dict[Path, str]:
-    """Write `out`/faces_<n>.safetensors; returns the films that were left out, with the reason.
+    """Write `out`/faces_<n>.safetensors; returns the films (or prepared person folders) that were left out, with the reason.
 
     Raises InputError when no film could be used.
     """
@@ -95,15 +96,27 @@ def pack(
     return bad
 
 
+def _opened(film: Path, finder: Landmarker) -> tuple[Tensor, Tensor, Iterator[NDArray[np.uint8]]]:
+    """Landmarks [T,68,2], NaN without a face, the sound, and the frames."""
+    if not film.is_dir():
+        points = people(media.frames(film), finder).choose(0, str(film))
+        return torch.from_numpy(points), media.audio(film), media.frames(film)
+    try:
+        dense = np.load(film / "landmarks.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(film / "landmarks.npy", "missing or no NumPy file", f"run: vivavoce prepare {film} --only landmarks") from error
+    pictures = (media.read_image(film / "ori_imgs" / f"{k}.jpg") for k in range(len(dense)))
+    return torch.from_numpy(regions.landmarks68(dense).astype(np.float32)), media.audio(film / "aud.wav"), pictures
+
+
 def _pieces(film: Path, finder: Landmarker, side: int) -> Iterator[tuple[list[bytes], Tensor, Tensor]]:
     """Pictures, landmarks and columns of each stretch in which the face is seen."""
-    points = torch.from_numpy(people(media.frames(film), finder).choose(0, str(film)))
-    sound = media.audio(film)
+    points, sound, frames = _opened(film, finder)
     steps = speech.encode(speech.load("mel_wav2lip"), torch.nn.functional.pad(sound, (0, max(0, len(points) * HOP - len(sound)))))
     known = torch.isfinite(points).all((1, 2))
     pictures: list[bytes] = []
     first = 0
-    for k, picture in enumerate(media.frames(film)):
+    for k, picture in enumerate(frames):
         if known[k]:
             data, points[k] = _crop(picture, points[k], side)
             first = first if pictures else k
