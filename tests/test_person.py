@@ -62,6 +62,15 @@ def test_pictures_are_read_again_when_they_changed(folder: Path) -> None:
     assert frames is not None and torch.equal(frames[0], red)
 
 
+def test_splits_read_at_once_do_not_spoil_each_others_pictures(folder: Path) -> None:
+    """Both keep decoded pictures in the same files: training looks at held-out frames in between."""
+    train, held = (Person(folder, size=16, split=split) for split in ("train", "val"))
+    first = train.clip([0, 1], {"frames"}).frames
+    assert first is not None and held.clip([0], {"frames"}).frames is not None
+    again, whole = train.clip([0, 1], {"frames"}).frames, Person(folder, size=16).clip([0, 1], {"frames"}).frames
+    assert again is not None and whole is not None and torch.equal(first, again) and torch.equal(first, whole)
+
+
 def test_the_lineages_windowed_and_flat_features_are_read(folder: Path) -> None:
     flat = np.arange(COUNT * 3, dtype=np.float32).reshape(COUNT, 3)
     np.save(folder / "aud_flat.npy", flat)

@@ -203,6 +203,12 @@ class Person:
         return sorted(frames, key=lambda f: int(f["img_id"]))
 
     @cached_property
+    def _count(self) -> int:
+        """Frames up to the last of any split: its splits share the files of one cache, which must not change size under each other."""
+        splits = [s for s in ("train", "val") if (self.folder / f"transforms_{s}.json").is_file()]
+        return max(int(f["img_id"]) for s in splits for f in self._cameras(s)) + 1
+
+    @cached_property
     def _camera(self) -> Camera:
         matrices = torch.tensor([f["transform_matrix"] for f in self._frames], dtype=torch.float32)
         focal = torch.tensor([f["focal_len"] for f in self._frames], dtype=torch.float32) * self.scale
@@ -284,8 +290,7 @@ class Person:
                 return _resize(_open(self._image(folder, number, endings), channels), self.size, nearest)
 
             height, width = self.size
-            count = int(self.rows[-1]) + 1
-            self._caches[folder] = RowCache(self.folder, folder, count, (height, width, channels), read, self.device)
+            self._caches[folder] = RowCache(self.folder, folder, self._count, (height, width, channels), read, self.device)
         return self._caches[folder](index)
 
     def _image(self, folder: str, number: int, endings: tuple[str, ...]) -> Path:
