@@ -45,6 +45,21 @@ def test_a_sphere_is_closed_round_and_faces_outward() -> None:
     assert bool((distance[surface.edges[:, 0]] < 0).all() and (distance[surface.edges[:, 1]] >= 0).all())
 
 
+def test_cells_are_narrower_where_more_is_wanted() -> None:
+    low, high = torch.tensor([-1.0, -1.2, -0.8]), torch.tensor([1.0, 1.2, 0.8])
+    even, corners = made(20)
+    points, same = tets.grid(low, high, 20, torch.tensor([0.3, -0.4, 0.5]), 0.3, 3.0)
+    assert torch.equal(corners, same) and torch.allclose(points.amin(0), even.amin(0)) and torch.allclose(points.amax(0), even.amax(0))
+    size = torch.linalg.det(points[same][:, 1:] - points[same][:, :1])
+    assert bool((size.sign() == torch.linalg.det(even[corners][:, 1:] - even[corners][:, :1]).sign()).all())  # none is turned inside out
+    near = (points[same].mean(1) - torch.tensor([0.3, -0.4, 0.5])).norm(dim=1)
+    assert float(size[near < 0.2].abs().mean()) < 0.15 * float(size[near > 1.2].abs().mean())
+    distance = points.norm(dim=1) - 0.7
+    surface = tets.march(points, distance, same)
+    at = tets.place(points, tets.share(distance, surface.edges), surface.edges)
+    assert abs(volume(at, surface.faces) / (4 / 3 * math.pi * 0.343) - 1) < 0.03
+
+
 def test_a_ring_has_its_hole_and_a_crumb_is_dropped() -> None:
     points, corners = made(24)
     around = (points[:, :2].norm(dim=1) - 0.6).square() + points[:, 2].square()

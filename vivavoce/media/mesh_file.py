@@ -1,7 +1,7 @@
 """Meshes as files: Wavefront OBJ for one frame, glTF 2.0 (`.glb`) for a film that plays in a browser.
 
 A film of T frames with V vertices is stored as a mean, a few shapes that are mixed (morph targets, the principal components of the
-movement) and their weights a frame: 12 shapes keep a talking head to a tenth of a millimetre at a hundredth of the size, and every
+movement) and their weights a frame: two dozen shapes keep a talking head to a fraction of a millimetre in a film of any length, and every
 viewer of glTF plays them. The head's turn and place are an animated node. Written here: the libraries for glTF hold a document's
 records, of which this needs a dozen, and none makes shapes from frames.
 """
@@ -133,7 +133,7 @@ def write_glb(
     flat: Tensor | None = None,
     picture: Tensor | None = None,
     pose: tuple[Tensor, Tensor] | None = None,
-    most: int = 12,
+    most: int = 24,
     rate: float = FPS,
 ) -> float:
     """A film of a mesh.

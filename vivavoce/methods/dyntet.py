@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
-from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.face.morphable import normals
 from vivavoce.method import Renderer
@@ -28,7 +27,7 @@ from vivavoce.nn import face_motion, tets
 from vivavoce.nn.avatar import HEAD, NEAR, SETUP, SURE, adam
 from vivavoce.nn.head_solid import head_solid
 from vivavoce.nn.perceptual import Perceptual
-from vivavoce.nn.skin import Skin
+from vivavoce.nn.skin import Skin, first_colours
 from vivavoce.nn.tetrahead import Shape, TetraHead
 from vivavoce.nn.torso import Torso
 from vivavoce.nn.viewing import Viewing, seen
@@ -162,9 +161,12 @@ class DynTet(Renderer):
         solid = head_solid(motion.moved(wide[None])[0], triangles, hole, clip.camera, head, round(2.3 * self.config.resolution))
         self.head.begin(solid, motion, wide, triangles, hole, self.config.resolution)
         nothing = torch.zeros(self.config.condition)
-        rest = self.head.shape().rest
-        colours = face_points.colours_of(rest, clip.camera, clip.frames)
-        self.skin.warm(self.head.unit(rest), colours, nothing, self.config.warm, 5 * self.config.rate)
+        shape = self.head.shape()
+        target = seen(shape.rest.expand(len(head), -1, -1), clip.camera)
+        shown = draw.visible(target, shape.surface.faces, (head.shape[1], head.shape[2]), TRUNCATED)
+        self.skin.warm(
+            self.head.unit(shape.rest), first_colours(target, shown, head, clip.frames), nothing, self.config.warm, self.config.rate
+        )
 
     def encode(self, source: Clip | None = None) -> Shape:
         """All that no frame changes."""
@@ -279,7 +281,7 @@ class DynTet(Renderer):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         torso = [([self.torso.picture], 2.0), ([self.torso.plate], 1.0)]
-        return [adam(self, [([self.skin.grid.table], 10.0), *torso], self.config.rate)]
+        return [adam(self, [([self.skin.grid.table], 5.0), *torso], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step; at `fix` the triangles are kept. Rates fall to a fiftieth."""

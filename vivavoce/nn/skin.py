@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +17,27 @@ from vivavoce.types import Camera
 LOUD = 8.0  # the grid's features times this: its table starts near zero, and a colour is a sharp thing
 BUMP = 0.3  # how far a normal can be turned, as a tangent
 ALIKE = 4096  # points a step of the warm-up
+
+
+def first_colours(target: Tensor, shown: Tensor, head: Tensor, frames: Tensor) -> Tensor:
+    """What some frames show of a surface's vertices; of one that none shows, what they show of the nearest in the picture.
+
+    Args:
+        target: [T,V,2 or more] px. shown: [T,V] bool, nothing hides them. head: [T,H,W] bool, pixels of the head. frames: [T,3,H,W].
+    Returns:
+        [V,3].
+    """
+    height, width = head.shape[1:]
+    column, line = target[..., 0].floor().long().clamp(0, width - 1), target[..., 1].floor().long().clamp(0, height - 1)
+    at = line * width + column
+    good = (shown & head.flatten(1).gather(1, at)).to(frames)
+    total = (frames.flatten(2).gather(2, at[:, None].expand(-1, 3, -1)) * good[:, None]).sum(0).t()
+    number = good.sum(0)
+    known = (number > 0).nonzero()[:, 0]
+    if not len(known):
+        return torch.full_like(total, 0.5)
+    nearest = cKDTree(target[0, known, :2].numpy()).query(target[0, :, :2].numpy())[1]
+    return (total / number.clamp(min=1)[:, None])[known[torch.from_numpy(nearest)]]
 
 
 class Skin(nn.Module):

@@ -111,14 +111,15 @@ class TetraHead(nn.Module):
             wide: [C] the code of the solid's expression. triangles: [F,3] of the face. hole: [F] bool, those that are no skin.
             resolution: cells along the longest side.
         """
-        points, corners = tets.grid(solid.low, solid.high, resolution)
+        face = motion.moved(wide[None])[0]
+        points, corners = tets.grid(solid.low, solid.high, resolution, face[triangles[hole]].mean((0, 1)))  # closest at the mouth
         start = solid.at(points)
         step = float((solid.high - solid.low).max()) / resolution
         kept = (start[corners].abs().amin(1) < BAND * step).nonzero()[:, 0]
         used, renamed = torch.unique(corners[kept], return_inverse=True)
         self.low, self.high, self.step = solid.low, solid.high, torch.tensor(step)
         self.points, self.start, self.tets = points[used], start[used], renamed
-        self.near, self.weight = follow(self.points, motion.moved(wide[None])[0], triangles, hole)
+        self.near, self.weight = follow(self.points, face, triangles, hole)
         self.vertices, self.basis, self.mean, self.deviation = motion.vertices, motion.basis, motion.mean, motion.deviation
         self.triangles, self.stretch = triangles, torch.ones(len(used), 1)
         self.edges, self.faces = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)

@@ -1,7 +1,7 @@
 """A grid of tetrahedra, and the surface that a signed distance on its vertices cuts out of them (marching tetrahedra).
 
 The grid is body-centred: the corners and the middles of cubic cells, four tetrahedra around each line between the middles of two
-neighbouring cells. All tetrahedra are alike, and rounder than those that cubes are usually cut into (Labelle and Shewchuk,
+neighbouring cells. In cubic cells all tetrahedra are alike, and rounder than those that cubes are usually cut into (Labelle and Shewchuk,
 "Isosurface stuffing", SIGGRAPH 2007). A cell has two vertices and twelve tetrahedra; the outermost half cell is left open.
 The surface hangs on the edges that change sign: with the sign kept, its triangles stay while its vertices move (Shen et al.,
 "Deep marching tetrahedra", NeurIPS 2021; Zhang et al., DynTet, CVPR 2024, for a head that speaks).
@@ -25,14 +25,22 @@ class Surface(NamedTuple):
     faces: Tensor  # [F,3] int64, rows of `edges`; counter-clockwise seen from outside
 
 
-def grid(low: Tensor, high: Tensor, resolution: int) -> tuple[Tensor, Tensor]:  # [3], [3] -> [V,3], [N,4] int64
-    """A grid that covers the box with cubic cells, `resolution` along its longest side."""
+def grid(
+    low: Tensor, high: Tensor, resolution: int, focus: Tensor | None = None, reach: float = 0.03, finer: float = 3.0
+) -> tuple[Tensor, Tensor]:  # [3], [3] -> [V,3], [N,4] int64
+    """A grid that covers the box with cells, `resolution` along its longest side.
+
+    With `focus` [3], a place in the box, cells near it are narrower along each axis, `finer` times as narrow as far from it, falling off
+    over `reach`; there are as many of them. Without, all are cubes.
+    """
     step = float((high - low).max()) / resolution
     count = [max(2, int(np.ceil(float(s) / step - 1e-6))) + 1 for s in high - low]  # and half a cell more on each side
     middle = (low + high) / 2
     axes = [middle[k] + step * (torch.arange(n + 1) - n / 2) for k, n in enumerate(count)]
+    if focus is not None:
+        axes = [_drawn(axis, float(focus[k]), reach, finer) for k, axis in enumerate(axes)]
     corners = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    middles = torch.stack(torch.meshgrid(*[a[:-1] + step / 2 for a in axes], indexing="ij"), -1)
+    middles = torch.stack(torch.meshgrid(*[(a[:-1] + a[1:]) / 2 for a in axes], indexing="ij"), -1)
     corner = torch.arange(corners[..., 0].numel()).reshape(corners.shape[:3])
     inner = torch.arange(middles[..., 0].numel()).reshape(middles.shape[:3]) + corner.numel()
     out = []
@@ -43,6 +51,17 @@ def grid(low: Tensor, high: Tensor, resolution: int) -> tuple[Tensor, Tensor]:  
         ring = [face.narrow(first, i, count[first]).narrow(second, j, count[second]) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
         out += [torch.stack([a, b, ring[k], ring[(k + 1) % 4]], -1).reshape(-1, 4) for k in range(4)]
     return torch.cat([corners.reshape(-1, 3), middles.reshape(-1, 3)]), torch.cat(out)
+
+
+def _drawn(axis: Tensor, centre: float, reach: float, finer: float) -> Tensor:  # [n] -> [n]
+    """As many places between the same ends, closer together around a centre."""
+    fine = torch.linspace(float(axis[0]), float(axis[-1]), 2001, dtype=torch.float64)
+    density = 1 + (finer - 1) * torch.exp(-((fine - centre) / reach).square())
+    rank = torch.cat([torch.zeros(1).double(), ((density[1:] + density[:-1]) / 2).cumsum(0)])
+    wanted = torch.linspace(0, float(rank[-1]), len(axis), dtype=torch.float64)
+    k = torch.searchsorted(rank, wanted).clamp(1, len(rank) - 1)
+    part = (wanted - rank[k - 1]) / (rank[k] - rank[k - 1])
+    return (fine[k - 1] + part * (fine[k] - fine[k - 1])).to(axis)
 
 
 def march(points: Tensor, distance: Tensor, tets: Tensor) -> Surface:  # [V,3], [V] negative inside, [N,4]
