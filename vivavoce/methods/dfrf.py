@@ -145,7 +145,8 @@ class Dfrf(Renderer):
 
     def _project(self, points: Tensor) -> Tensor:  # [N,3] in 0..1 of the box -> [K,N,2] in -1..1 of each reference
         box = self.room.occupancy
-        turned = (box.low + points * (box.high - box.low) - self.pose[:, None, :3, 3]) @ self.pose[:, :3, :3]
+        away = box.low + points * (box.high - box.low) - self.pose[:, None, :3, 3]
+        turned = (away[..., None] * self.pose[:, None, :3, :3]).sum(2)  # no matrix product: those may have ten bits here
         pixels = turned[..., :2] / turned[..., 2:].clamp_min(1e-3) * self.focal[:, None] + self.center[:, None]
         height, width = self.pictures.shape[2:]
         return pixels / pixels.new_tensor([width, height]) * 2 - 1

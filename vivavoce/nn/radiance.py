@@ -20,7 +20,8 @@ Three stages, by the Recipe: the head before the true torso and background; then
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +46,7 @@ ENCODERS = {"default": "whisper", "ds": "deepspeech", "eo": "esperanto", "wav2ve
 SEEDS = 20_000  # points on the tracked head that say where to look first
 CLOSE, WIDE = 0.015, 0.03  # metres around them: looked into from the start, and at all
 THIN = 5.0  # density, a box deep, of what counts as empty
+FADE = 0.85  # what a look leaves of the density a cell had: trainings are short, and empty space must be left soon
 SHARES = ((0.25, 0.65), (0.25, 0.65), (0.15, 0.4))  # of the rays, for each stage: in the mouth's box, in the head's; the rest anywhere
 RISE = 0.03  # share of the steps in which a rate rises
 STEPS_A_TURN = 4  # samples a ray goes on by before the opaque ones are left behind
@@ -138,7 +140,7 @@ class Radiance(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.torso = Torso(size, 6, recipe.flow_cells)
-        self.occupancy = rays.Occupancy((-0.1, -0.15, -0.1), (0.1, 0.15, 0.1), recipe.cells, THIN)
+        self.occupancy = rays.Occupancy((-0.1, -0.15, -0.1), (0.1, 0.15, 0.1), recipe.cells, THIN, FADE)
         self.register_buffer("size", torch.tensor(size))
         self.register_buffer("focal", torch.tensor(float(size[0])))  # px, of the training images
         self.register_buffer("pose_mean", torch.zeros(6))
@@ -224,7 +226,7 @@ class Radiance(nn.Module):
             rows = Rows(torch.randint(len(told[0]), (len(positions),), device=positions.device), len(told[0]))
             return field.density(self.inside(positions), told, rows)[0]
 
-        self.occupancy.update(density, share=0.25)
+        self.occupancy.update(density, share=0.5)
 
     # ---- drawing ----
 
@@ -238,8 +240,9 @@ class Radiance(nn.Module):
             one = type(told)(*(part[t : t + 1] for part in told))
 
             def look(positions: Tensor, ray: Tensor, one: Any = one, directions: Tensor = directions) -> tuple[Tensor, Tensor]:
-                density, features, _ = field.density(self.inside(positions), one, Rows(None, 1))
-                return density / self.depth, field.colour(features, directions[ray], one, Rows(None, 1))
+                with quick_products():
+                    density, features, _ = field.density(self.inside(positions), one, Rows(None, 1))
+                    return density / self.depth, field.colour(features, directions[ray], one, Rows(None, 1))
 
             low, high = self.occupancy.low, self.occupancy.high
             ends = rays.box(origins, directions, low, high)
@@ -263,8 +266,9 @@ class Radiance(nn.Module):
         jitter = torch.rand_like(ends[0])
         samples = rays.march(origins, directions, *ends, self.occupancy, self.step, self.recipe.most, jitter)
         rows = Rows(samples.ray // each, count)
-        density, features, aside = field.density(self.inside(samples.positions), told, rows)
-        colour = field.colour(features, directions.reshape(-1, 3)[samples.ray], told, rows)
+        with quick_products():
+            density, features, aside = field.density(self.inside(samples.positions), told, rows)
+            colour = field.colour(features, directions.reshape(-1, 3)[samples.ray], told, rows)
         drawn = rays.composite(density / self.depth, colour, samples)
         along = aside.new_zeros(count * each).index_add(0, samples.ray, drawn.weights * aside)
         return Traced(*(part.unflatten(0, (count, each)) for part in (drawn.features, drawn.opacity, along)))
@@ -345,6 +349,17 @@ class Radiance(nn.Module):
         return self.judge
 
 
+@contextmanager
+def quick_products() -> Iterator[None]:
+    """Products of float32 matrices on a GPU's tensor cores, with ten bits of mantissa: enough for networks, not for rays or cameras."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
     """Adam over all of a method that has its `room`: feature grids ten times as fast as networks, as in instant NGP."""
     torso: Torso = method.room.torso  # type: ignore[union-attr, assignment]
@@ -362,7 +377,8 @@ def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: f
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * decay**done * min(max(done - group["since"], 0) / RISE + 0.02, 1)
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(values.values())).sum().backward()
+    with quick_products():
+        torch.stack(list(values.values())).sum().backward()
     optimizer.step()
     return {name: value.detach() for name, value in values.items()}
 
