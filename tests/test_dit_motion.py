@@ -9,17 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.synthetic import SyntheticPerson
+from tests.synthetic import LoudnessEncoder, SyntheticPerson
 from tests.test_speech_motion import steady, vowels
 from vivavoce import registry
 from vivavoce.face import blendshapes, idle, resting
 from vivavoce.face.control import EMOTIONS, Control
 from vivavoce.face.regions import BLENDSHAPES
+from vivavoce.method import Renderer
 from vivavoce.methods.dit_motion import Config, DitMotion
 from vivavoce.nn.dit import CrossBlock, MotionTransformer, SpeechFrames, aligned, rotary, sinusoid, turned
 from vivavoce.nn.motion_code import MotionCode
 from vivavoce.nn.motion_sync import MotionSync
 from vivavoce.speech import vad
+from vivavoce.talker import Talker
 from vivavoce.types import FPS, HOP, Clip, InputError, Motion
 
 JAW = BLENDSHAPES.index("jawOpen")
@@ -179,6 +181,34 @@ def test_streams_equal_files_however_motion_is_made(changes: dict[str, object]) 
         pieces = moved(method, speech, cut)
         for name in FIELDS:
             assert torch.allclose(getattr(pieces, name), getattr(whole, name), atol=1e-5), name
+
+
+class Plot(Renderer):
+    """Draws the scores themselves."""
+
+    needs = frozenset({"motion"})
+    space = "blendshapes"
+
+    def render(self, identity: object, clip: Clip) -> Tensor:
+        assert clip.motion is not None
+        return clip.motion.expression.unflatten(1, (1, 4, 13)).expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+def test_sound_in_pieces_gives_the_frames_of_a_file(rows: int) -> None:
+    """Through the talker: windows, look-ahead, and the end of the recording, where a block has no more to hear."""
+    method, person = tiny(), SyntheticPerson()
+    method.speech = "whisper"
+    audio = person.audio()[: HOP * 17 + 100]
+
+    def talker(block: int) -> Talker:
+        return Talker(Plot(None), person, {"whisper": LoudnessEncoder()}, method, block=block)
+
+    whole = talker(8)(audio)
+    assert len(whole) == 18
+    assert talker(8).lookahead == 20 + 20 * 2 * (method.config.block + method.config.ahead)
+    pieces = torch.cat(list(talker(3).stream(audio.split(HOP * rows))))
+    assert torch.allclose(pieces, whole, atol=1e-5)
 
 
 def test_a_seed_is_a_performance() -> None:
