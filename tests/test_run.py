@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +38,50 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     person = SyntheticPerson(SIZE, ROWS, method.window, dim=80)
     extra = {"folder": str(folder), "size": SIZE}
     return train("egs_talker", person, place / "run", registry.configure("egs_talker", "tiny"), speech="mel", extra=extra)
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of r2_talker, and beside it a generator of landmarks and, newer, one of blendshapes."""
+    place = tmp_path_factory.mktemp("moved")
+    folder = lineage_folder(place / "person", SIZE, ROWS)
+    np.save(folder / "aud_idexp.npy", np.zeros((ROWS, 68, 3), np.float32))
+    for number, (name, out, changes) in enumerate(
+        (
+            ("geneface_motion", "mine", {}),
+            ("geneface_motion", "other_space", {"space_name": "blendshapes"}),
+            ("r2_talker", "r2_talker", {}),
+            ("geneface_motion", "newest", {"space_name": "bfm"}),
+        )
+    ):
+        config = registry.configure(name, "tiny", steps=1, **changes)
+        method = registry.find(name).cls(config)
+        person = SyntheticPerson(SIZE, ROWS + 4, method.window, dim=80, space=method.space)
+        run_folder = train(name, person, folder / "runs" / out, config, speech=method.speech, extra={"folder": str(folder), "size": SIZE})
+        os.utime(run_folder / "model.safetensors", (number, number))
+    return folder
+
+
+def test_a_generator_trained_beside_the_renderer_moves_it(moved: Path, tmp_path: Path) -> None:
+    report = run.speak(
+        moved, hostile.wav(tmp_path / "a.wav", 0.4), tmp_path / "said.mp4", run.Options(pose="generator", background="white")
+    )
+    assert report.frames == 10
+    assert f"speaking with the trained run {moved / 'runs' / 'r2_talker'}" in report.notes[0]  # not the newer generator
+    assert f"its face is moved by {moved / 'runs' / 'mine'}" in report.notes[1]
+    talker, size, _ = run.build(moved / "runs" / "r2_talker", run.Options(generator=str(moved / "runs" / "mine")))
+    assert size == (SIZE, SIZE) and talker.generator is not None and talker.generator.space == "landmarks"
+    with pytest.raises(InputError, match="motion spaces differ"):
+        run.build(moved, run.Options(generator=str(moved / "runs" / "newest")))
+
+
+def test_without_a_generator_the_command_that_trains_one_is_named(moved: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "runs" / "alone"
+    shutil.copytree(moved / "runs" / "r2_talker", alone)
+    about = json.loads((alone / "config.json").read_text())
+    (alone / "config.json").write_text(json.dumps(about | {"folder": str(lineage_folder(tmp_path / "person", SIZE, ROWS))}))
+    with pytest.raises(InputError, match=rf"landmarks.*run: vivavoce train geneface_motion {tmp_path / 'person'} --preset landmarks"):
+        run.build(alone, run.Options())
 
 
 def no_whisper(monkeypatch: pytest.MonkeyPatch) -> None:

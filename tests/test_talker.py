@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.synthetic import LoudnessEncoder, SyntheticPerson
+from vivavoce.controls import Scene
 from vivavoce.method import Generator, Renderer
 from vivavoce.talker import Talker
 from vivavoce.types import Clip, InputError, Motion, mirror
@@ -86,6 +87,19 @@ def test_a_renderer_without_its_generator_is_refused() -> None:
 def test_different_motion_spaces_are_refused() -> None:
     with pytest.raises(InputError, match=r"keypoints.*blendshapes"):
         Talker(Moved(None), SyntheticPerson(), EAR, Keypoints(None))
+
+
+def test_smooth_lips_keep_a_third_of_the_frame_before_across_blocks_and_chunks() -> None:
+    audio = torch.zeros(640 * 12)
+    audio[640 * 4 : 640 * 5] = 0.5
+    plain = Talker(Grey(None), SyntheticPerson(), EAR)(audio)[:, 0, 0, 0]
+    talker = Talker(Grey(None), SyntheticPerson(), EAR, block=3, scene=Scene(smooth_lips=True))
+    whole = talker(audio)[:, 0, 0, 0]
+    expected = [0.5 * 0.65 * 0.35**k for k in range(8)]
+    assert torch.allclose(whole, torch.tensor([0.0] * 4 + expected), atol=1e-6) and float(plain[4]) == pytest.approx(0.5)
+    assert torch.equal(torch.cat(list(talker.stream(audio.split(777))))[:, 0, 0, 0], whole)
+    moved = Talker(Moved(None), SyntheticPerson(), EAR, Count(None), scene=Scene(smooth_lips=True))(torch.zeros(640 * 3))[:, 0, 0, 0]
+    assert torch.allclose(moved, torch.tensor([0, 0.65, 0.35 * 0.65 + 0.65 * 2]))
 
 
 def test_a_missing_encoder_is_named() -> None:

@@ -6,10 +6,11 @@ they become final, so memory does not grow with the audio; the file appears unde
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vivavoce import registry, speech
+from vivavoce.controls import Scene
 from vivavoce.data.person import Person
 from vivavoce.data.portrait import Portrait
 from vivavoce.media import Writer, audio_chunks, pixels, probe, write_image
@@ -30,6 +32,7 @@ from vivavoce.types import FPS, InputError, Source
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 PREVIEW = 5  # frames in the preview strip
+SHIPPED = "speech_motion"  # the generator whose weights come with vivavoce
 SPARE = "mel"  # speech encoder that needs no file: what ships for it takes over where another's weights cannot be had
 SMALLEST, LARGEST = 64, 8192  # px, longest side of a film
 
@@ -39,10 +42,13 @@ class Options:
     """How to speak."""
 
     renderer: str = "face_warp"  # method for a portrait
-    generator: str = "speech_motion"  # speech -> motion, for renderers that read motion
+    generator: str = ""  # speech -> motion, for renderers that read motion; "": one trained beside it, or shipped, of its motion space
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, counted from the left; 0: the only one
-    pose: str = "source"  # "source" (as in the video) or "generator"
+    pose: str = "source"  # "source" (as in the video), "generator", "fixed", or a file of poses
+    eyes: str = "source"  # "source", "fixed" or "blink"
+    background: str = ""  # picture, video or colour behind a trained person
+    smooth_lips: bool = False
     block: int = 0  # frames rendered at once; 0: 2 on a CPU, 8 on a GPU
     seed: int = 0
     device: str = "auto"
@@ -60,7 +66,7 @@ class Report:
 
 
 def pick_device(wanted: str = "auto") -> str:
-    """"auto": CUDA when it is there, else the CPU. Raises InputError for a device that is not there."""
+    """`auto`: CUDA when it is there, else the CPU. Raises InputError for a device that is not there."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind = wanted.split(":")[0]
@@ -86,7 +92,7 @@ def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int]
         folder = Path(about.get("folder", ""))
         longest = options.size or about.get("size")
         person: Source = Person(folder, longest, "all", method.speech, method.window, device=device, space=method.space or "blendshapes")
-        return _talker(method, person, options, device, None, notes), person.size, notes
+        return _talker(method, person, options, device, None, notes, [run.parent, folder / "runs"]), person.size, notes
     portrait = _portrait(path, options, notes)
     method = _ready(options.renderer, device, options)
     if not isinstance(method, Renderer):
@@ -186,12 +192,22 @@ class _Behind:
 
 
 def _run_of(path: Path) -> Path | None:
-    """The run folder meant by a path: itself, or the newest finished run of a person folder (or of a video's folder)."""
+    """The run folder meant by a path: itself, or the newest finished renderer of a person folder (or of a video's folder)."""
     if _is_run(path):
         return path
     folder = path if path.is_dir() else path.with_suffix("")
-    runs = sorted(folder.glob("runs/*/model.safetensors"), key=lambda p: p.stat().st_mtime)
-    return runs[-1].parent if runs else None
+    return next((run for run, card, _ in _runs([folder / "runs"]) if card.kind == "renderer"), None)
+
+
+def _runs(places: Sequence[Path]) -> Iterator[tuple[Path, registry.Card, dict[str, Any]]]:
+    """Finished runs in those folders, the newest first: the folder, the method's card, its config.json."""
+    found = {path.resolve(): path for place in places for path in place.glob("*/model.safetensors")}
+    for path in sorted(found.values(), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            about = json.loads((path.parent / "config.json").read_text())
+            yield path.parent, registry.find(about["method"]), about
+        except (OSError, ValueError, KeyError, TypeError, InputError):
+            continue  # no run of ours, or of a method that is not installed here
 
 
 def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
@@ -207,27 +223,49 @@ def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
     return Portrait.of_video(path)
 
 
-def _talker(renderer: Renderer, source: Source, options: Options, device: str, paste: Any, notes: list[str]) -> Talker:
+def _talker(
+    renderer: Renderer, source: Source, options: Options, device: str, paste: Any, notes: list[str], places: Sequence[Path] = ()
+) -> Talker:
     encoders = {renderer.speech: speech.load(renderer.speech, device)} if "speech" in renderer.needs else {}
-    generator = _generator(options, device, encoders, notes) if "motion" in renderer.needs else None
-    return Talker(renderer, source, encoders, generator, paste, options.block, options.pose)
+    generator = _generator(renderer, places, options, device, encoders, notes) if "motion" in renderer.needs else None
+    scene = Scene(options.pose, options.eyes, options.background, options.smooth_lips, options.seed)
+    talker = Talker(renderer, source, encoders, generator, paste, options.block, scene)
+    notes += talker.staging.notes
+    return talker
 
 
-def _generator(options: Options, device: str, encoders: dict[str, speech.Encoder], notes: list[str]) -> Generator:
+def _generator(
+    renderer: Renderer, places: Sequence[Path], options: Options, device: str, encoders: dict[str, speech.Encoder], notes: list[str]
+) -> Generator:
     """The generator, with what it hears put into `encoders`: its SPARE form where the encoder's weights cannot be had."""
-    made = _ready(options.generator, device, options)
+    name = options.generator or _found(renderer, places, notes)
+    made = _ready(name, device, options)
     if not isinstance(made, Generator):
-        raise InputError(f"--generator {options.generator}", "is a renderer, not a generator", "see: vivavoce list")
+        raise InputError(f"--generator {name}", "is a renderer, not a generator", "see: vivavoce list")
     if "speech" in made.needs and made.speech not in encoders:
         try:
             encoders[made.speech] = speech.load(made.speech, device)
         except InputError as error:
             shipped: Callable[[int, str], Generator] | None = getattr(made, "shipped", None)
-            if shipped is None or made.speech == SPARE or _is_run(options.generator):
+            if shipped is None or made.speech == SPARE or _is_run(name):
                 raise
             notes.append(f"hearing {SPARE} instead of {made.speech}, so the lips follow less closely: {error}")
             made, encoders[SPARE] = shipped(options.seed, SPARE).to(device).eval(), speech.load(SPARE, device)
     return made
+
+
+def _found(renderer: Renderer, places: Sequence[Path], notes: list[str]) -> str:
+    """A generator of the renderer's motion space: the newest that was trained beside it, else one whose weights come with vivavoce."""
+    for run, card, about in _runs(places):
+        if card.kind == "generator" and registry.create(card.name, **about["config"]).space == renderer.space:
+            notes.append(f"its face is moved by {run}")
+            return str(run)
+    if renderer.space == registry.find(SHIPPED).cls.space:
+        return SHIPPED
+    folder = places[-1].parent if places else "FOLDER"
+    cause = f"it reads motion in the space {renderer.space!r}, and nothing here makes that from speech"
+    remedy = f"run: vivavoce train geneface_motion {folder} --preset {renderer.space}"
+    raise InputError(type(renderer).__name__, cause, remedy)
 
 
 def _is_run(name: str | Path) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vivavoce import heap
-from vivavoce.face.pose import camera_from_motion
+from vivavoce.controls import Scene, Staging, smoothed
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.speech import Encoder, Windows
 from vivavoce.types import Clip, InputError, Motion, Source, mirror
@@ -57,9 +57,9 @@ class Talker:
         generator: speech -> Motion, required when the renderer needs motion.
         paste: puts the rendered rows back into full pictures.
         block: rows rendered at once, at most; 0: 2 on a CPU, where more are no faster and take more memory, else 8.
-        pose: "source" (the head moves as in the source) or "generator" (as the generator says).
+        scene: head pose, eyes, background and smoothness as a user wishes them; by itself all as in the source.
     Raises:
-        InputError: something the renderer needs is made by nobody, or the motion spaces differ.
+        InputError: something the renderer needs is made by nobody, the motion spaces differ, or a wish cannot be had.
     """
 
     def __init__(
@@ -70,25 +70,28 @@ class Talker:
         generator: Generator | None = None,
         paste: Paste | None = None,
         block: int = 0,
-        pose: str = "source",
+        scene: Scene | None = None,
     ) -> None:
         self.renderer, self.source, self.encoders = renderer.eval(), source, encoders
         self.generator = generator.eval() if generator is not None else None
-        self.paste, self.pose = paste, pose
+        self.paste, self.scene = paste, scene or Scene()
         self.seconds = {"hear": 0.0, "move": 0.0, "render": 0.0}  # time spent since construction, by stage
         self.device = next((p.device for p in renderer.parameters()), torch.device("cpu"))
-        self.block = block or (2 if self.device.type == "cpu" else 8)
         self._check()
+        self.staging = Staging(self.scene, self.renderer, source, self.generator)
+        self.block = 1 if self.staging.single else block or (2 if self.device.type == "cpu" else 8)
         first = source.clip([0], renderer.source_needs) if renderer.source_needs else Clip()
         with torch.no_grad():
             self.identity = renderer.encode(first.to(self.device))
-        self.first = source.clip([0], {"units"}) if generator is not None else first
+        portrays = generator is not None and generator.space == "blendshapes"  # its own face at rest is where such motion begins
+        self.first = source.clip([0], {"units"}) if portrays else first
 
     def _check(self) -> None:
         name = type(self.renderer).__name__
         if "motion" in self.renderer.needs:
             if self.generator is None:
-                raise InputError(name, "it needs motion and no generator was given", "add --generator speech_motion")
+                made = f"a generator of {self.renderer.space!r}" if self.renderer.space else "one"
+                raise InputError(name, "it needs motion and no generator was given", f"add --generator with {made}: vivavoce list")
             if self.generator.space != self.renderer.space:
                 spaces = f"the generator makes {self.generator.space!r}, the renderer reads {self.renderer.space!r}"
                 raise InputError(name, f"motion spaces differ: {spaces}", "choose a generator of that space: vivavoce list")
@@ -111,7 +114,7 @@ class Talker:
         ears = {id(m): _Ear(self.encoders[m.speech], m.window) for m in self._listeners()}
         with self._stage("move"):
             state: Any = self.generator.start(self.first) if self.generator is not None else None
-        done = 0
+        done, before = 0, dict[str, Tensor]()
         for samples, last in _with_last(chunks):
             with self._stage("hear"):
                 ready = min((ear.push(samples.reshape(-1), last) for ear in ears.values()), default=0)
@@ -124,7 +127,7 @@ class Talker:
                     with self._stage("move"):
                         motion, state = self.generator.generate(Clip(speech=speech), state)
                 with self._stage("render"):
-                    frames = self._render(done, count, heard.get(id(self.renderer)), motion)
+                    frames = self._render(done, count, heard.get(id(self.renderer)), motion, before)
                 yield frames
                 del frames  # not to be kept while the next are made
                 done, ready = done + count, ready - count
@@ -145,14 +148,20 @@ class Talker:
             torch.cuda.synchronize(self.device)  # a kernel still running belongs to its stage
         self.seconds[stage] += time.perf_counter() - begun
 
-    def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None) -> Tensor:
-        rows = mirror(torch.arange(start, start + count), len(self.source))
+    def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None, before: dict[str, Tensor]) -> Tensor:
+        """The next frames; `before` holds the stream's last conditions, where they are smoothed."""
+        frame = torch.arange(start, start + count)
+        rows = mirror(frame, len(self.source))
         wanted = self.renderer.needs - MADE
         clip = self.source.clip(rows, wanted) if wanted else Clip()
-        clip = replace(clip, speech=speech, motion=motion)
-        if self.pose == "generator" and motion is not None and clip.camera is not None:
-            clip = replace(clip, camera=camera_from_motion(motion, clip.camera.focal, clip.camera.center))
-        frames = self.renderer.render(self.identity, clip.to(self.device))
+        clip, motion = self.staging(clip, frame, motion)
+        if self.scene.smooth_lips:
+            if speech is not None:
+                speech, before["speech"] = smoothed(speech, before.get("speech"))
+            if motion is not None:
+                expression, before["motion"] = smoothed(motion.expression, before.get("motion"))
+                motion = replace(motion, expression=expression)
+        frames = self.renderer.render(self.identity, replace(clip, speech=speech, motion=motion).to(self.device))
         return self.paste(frames, rows) if self.paste is not None else frames
 
 

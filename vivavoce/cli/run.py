@@ -21,10 +21,13 @@ class Run:
     text: str = ""  # what to say, in words (needs the extra: pip install 'vivavoce[tts]')
     out: Path = Path("out.mp4")  # .mp4, .mov or .mkv; a preview picture goes beside it
     renderer: str = "face_warp"  # method for a portrait, or a run folder
-    generator: str = "speech_motion"  # speech -> motion, or a run folder
+    generator: str = ""  # speech -> motion, or a run folder; "": one trained beside it, or shipped
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, from the left; 0: the only one
-    pose: Literal["source", "generator"] = "source"  # whose head pose a trained person follows
+    pose: str = "source"  # of the head: source, generator, fixed, or a file (transforms_*.json, .npy)
+    eyes: Literal["source", "fixed", "blink"] = "source"  # as in the video, open, or open with a blink now and then
+    background: str = ""  # behind a trained person: a picture, a video, or a colour
+    smooth_lips: bool = False  # calmer lips, a little less sharp
     block: int = 0  # frames rendered at once; 0: 2 on a CPU, 8 on a GPU
     seed: int = 0  # of the idle motion: blinks, small turns of the head
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there

@@ -12,7 +12,6 @@ the person's closed mouth, to which a voice gate returns; how much a number of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,6 +26,8 @@ from vivavoce.method import Generator
 from vivavoce.nn import manifold, voice
 from vivavoce.nn.expert import Expert
 from vivavoce.nn.flow_vae import BLOCK, FlowVae, Voiced
+from vivavoce.nn.loading import take_sizes
+from vivavoce.nn.silence import lip_gap
 from vivavoce.registry import register
 from vivavoce.types import Clip, InputError, Motion, Source
 
@@ -56,12 +57,13 @@ class Config:
     smooth: float = 0.5  # weight of the change from frame to frame
     temperature: float = 0.2  # of the prior, when speaking: 0 says the same every time, 1 varies as the training video does
     strength: float = 1.2  # of the movement: its mean, which is what is least wrong, mumbles
-    lle: float = 0.5  # share of the way to the nearest expressions that the person was seen to make
+    blinks: float = 1.0  # how far a blink shuts the eyes, where the motion space has them
+    lle: float = 0.3  # share of the way to the nearest expressions that the person was seen to make
     neighbours: int = 10  # of them
     clamp: float = 2.3  # standard deviations a number may lie from its mean
     bank: int = 2000  # expressions kept of the training video
     sway: float = 1.0  # of the head's movement, with --pose generator
-    steps: int = 1500  # training steps
+    steps: int = 600  # training steps
     batch: int = 8  # windows a step
     window_rows: int = 96  # consecutive frames of a window
     rate: float = 1e-3  # learning rate, falling to 0 along a cosine
@@ -104,10 +106,11 @@ class GenefaceMotion(Generator):
         if (config.past + config.future) % 4 or config.window_rows % BLOCK:
             raise InputError("geneface_motion", "past + future and window_rows must be multiples of 4", "e.g. 8, 8 and 96")
         self._build(8, 4, 1, 0)
+        take_sizes(self)
         self.share = 0.0  # of the training that is over
 
     def _build(self, features: int, numbers: int, bank: int, quiet: int) -> None:
-        """The parts, for so many features of speech and numbers of an expression; a checkpoint decides them when one is loaded."""
+        """The parts, for so many features of speech, numbers of an expression, kept expressions and windows of silence."""
         c: Config = self.config
         width = c.past + c.future
         for name, shape in (
@@ -125,13 +128,6 @@ class GenefaceMotion(Generator):
         self.vae = FlowVae(numbers, c.hidden, c.latent, c.dropout / 3)
         self.expert = Expert(features, numbers, c.hidden, c.dropout)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, with as many features, numbers and kept expressions as the checkpoint has."""
-        device = self.mean.device
-        self._build(len(state_dict["mean"]), state_dict["bank"].shape[1], len(state_dict["bank"]), len(state_dict["quiet"]))
-        self.to(device)
-        return super().load_state_dict(state_dict, strict, assign)
-
     # ---- before training ----
 
     @torch.no_grad()
@@ -140,7 +136,7 @@ class GenefaceMotion(Generator):
         rows = torch.linspace(0, len(source) - 1, min(len(source), 4000)).long()
         clip = source.clip(rows, {"speech", "motion", "landmarks", "eyes"})
         assert clip.speech is not None and clip.motion is not None and clip.landmarks is not None and clip.eyes is not None
-        code, gap = clip.motion.expression, _gap(clip.landmarks)
+        code, gap = clip.motion.expression, lip_gap(clip.landmarks)
         quiet = voice.silence(self.speech, self.window, clip.speech.shape[2])
         kept = torch.linspace(0, len(rows) - 1, min(len(rows), self.config.bank)).long()
         self._build(clip.speech.shape[2], code.shape[1], len(kept), len(quiet))
@@ -155,7 +151,8 @@ class GenefaceMotion(Generator):
         eyes = clip.eyes.mean(1)
         shut, awake = eyes <= eyes.quantile(0.02), eyes >= eyes.median()
         if float(eyes[shut].mean()) < 0.5 * float(eyes[awake].mean()):
-            self.blink = code[shut].mean(0) - code[awake].mean(0)
+            blink = code[shut].mean(0) - code[awake].mean(0)
+            self.blink = blink * (blink.abs() > self.deviation)  # what else moved while the eyes were shut is not theirs
         self.weight = COUNTS + (1 - COUNTS) * _telling((clip.speech.mean(1) - self.mean) / self.spread, moves / self.deviation)
         if self.config.init:
             self._take(Path(self.config.init) / "model.safetensors")
@@ -169,7 +166,7 @@ class GenefaceMotion(Generator):
         if odd := [k for k, v in taken.items() if k not in own or own[k].shape != v.shape]:
             cause = f"its {odd[0]} is of another shape: another motion space, encoder or size of the networks"
             raise InputError(path, cause, "train with the same settings")
-        super().load_state_dict({**own, **taken})
+        self.load_state_dict({**own, **taken})
 
     # ---- training ----
 
@@ -212,7 +209,7 @@ class GenefaceMotion(Generator):
 
     def _rests(self, code: Tensor, landmarks: Tensor) -> Tensor:  # [B,L,E], [B,L,68,2] -> [B,1,E] or [E]
         """Where movement is counted from: of one person the rest; of many, each window's own frames with the narrowest mouth."""
-        shut = _gap(landmarks.flatten(0, 1)).unflatten(0, code.shape[:2]).argsort(1)[:, : max(1, round(2 * SHUT_SHARE * code.shape[1]))]
+        shut = lip_gap(landmarks.flatten(0, 1)).unflatten(0, code.shape[:2]).argsort(1)[:, : max(1, round(2 * SHUT_SHARE * code.shape[1]))]
         own = code.gather(1, shut[..., None].expand(-1, -1, code.shape[2])).mean(1, keepdim=True)
         return torch.lerp(self.rest.expand_as(own), own, self.many)
 
@@ -249,20 +246,14 @@ class GenefaceMotion(Generator):
         noise = c.temperature * _normal(frame[frame % BLOCK == 0] // BLOCK, c.latent, int(c.seed))
         moves, voiced = self.vae.speak(told.T[None], frame, noise, state.voiced)
         moves = c.strength * moves
-        moves = torch.lerp(moves, manifold.project(moves, self.bank, c.neighbours), c.lle) * self.deviation
+        moves = torch.lerp(moves, manifold.project(moves, self.bank, c.neighbours, self.weight.sqrt()), c.lle) * self.deviation
         low, high = GATE
         free, gate = voice.slowed(((self.voice(told)[:, 0].sigmoid() - low) / (high - low)).clamp(0, 1), state.gate)
-        shut = idle.blink(frame, int(c.seed))[:, None] * self.blink
+        shut = c.blinks * idle.blink(frame, int(c.seed))[:, None] * self.blink
         expression = rest + free[:, None] * moves.clamp(self.low, self.high) + shut
         rotation, translation = (c.sway * v for v in idle.sway(frame, int(c.seed)))
         motion = Motion(rotation, translation, torch.ones_like(rotation[:, :1]), expression, self.space)
         return motion, State(state.frame + len(told), gate, voiced, rest)
-
-
-def _gap(landmarks: Tensor) -> Tensor:  # [T,68,2] px -> [T]
-    """Height of the mouth's opening between the inner lips, of its width."""
-    high = (landmarks[:, [61, 62, 63]] - landmarks[:, [67, 66, 65]]).norm(dim=2).mean(1)
-    return high / (landmarks[:, 48] - landmarks[:, 54]).norm(dim=1).clamp_min(1e-6)
 
 
 def _telling(heard: Tensor, moves: Tensor) -> Tensor:  # [T,D], [T,E] -> [E] in 0..1
@@ -271,8 +262,9 @@ def _telling(heard: Tensor, moves: Tensor) -> Tensor:  # [T,D], [T,E] -> [E] in 
     centre = moves[:cut].mean(0)
     gram = heard[:cut].T @ heard[:cut] + 0.3 * cut * torch.eye(heard.shape[1])
     guess = heard[cut:] @ torch.linalg.solve(gram, heard[:cut].T @ (moves[:cut] - centre)) + centre
-    left = (guess - moves[cut:]).square().mean(0) / moves[cut:].var(0, unbiased=False).clamp_min(1e-6)
-    told = (1 - left).clamp(0, 1)
+    moved = moves[cut:].var(0, unbiased=False)
+    left = (guess - moves[cut:]).square().mean(0) / moved.clamp_min(1e-4)
+    told = (1 - left).clamp(0, 1) * (moved > 1e-4)
     return told / told.max() if float(told.max()) > 0.01 else torch.ones_like(told)
 
 

@@ -23,7 +23,8 @@ def weights(points: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Tens
     return found / found.sum(1, keepdim=True), nearest
 
 
-def project(points: Tensor, bank: Tensor, neighbours: int) -> Tensor:  # [T,E], [N,E] -> [T,E]
-    """Each point's combination of its nearest rows of the bank; a point of the bank itself stays where it is, nearly."""
-    share, nearest = weights(points, bank, neighbours)
+def project(points: Tensor, bank: Tensor, neighbours: int, counts: Tensor | float = 1.0) -> Tensor:  # [T,E], [N,E] -> [T,E]
+    """Each point's combination of its nearest rows of the bank, a point of the bank itself nearly; `counts` [E] says how much each
+    number counts in what is near."""
+    share, nearest = weights(points * counts, bank * counts, neighbours)
     return (share[:, :, None] * bank[nearest]).sum(1)
