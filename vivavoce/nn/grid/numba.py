@@ -60,7 +60,7 @@ class _Read(torch.autograd.Function):
         with kernels():  # of no points, too: an empty loop and zeros
             if ctx.needs_input_grad[1]:
                 to_table = torch.zeros_like(table, memory_format=torch.contiguous_format)
-                numba_kernels.table_grad(_array(points), pull, *ctx.settings, to_table.numpy())
+                numba_kernels.table_grad(_array(points), pull, *ctx.settings, to_table.numpy().reshape(-1))
             if ctx.needs_input_grad[0]:
                 to_points = torch.zeros(points.shape)
                 numba_kernels.points_grad(_array(points), _array(table).reshape(-1), pull, *ctx.settings, to_points.numpy())

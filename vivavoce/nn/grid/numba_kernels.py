@@ -126,15 +126,16 @@ def read(points, table, words, starts, scales, times, hashed, masks, opened, smo
 
 @njit(parallel=True, **OPTIONS)
 def table_grad(points, pull, starts, scales, times, hashed, masks, opened, smooth, axes, channels, grad):
-    """pull [L,N,F] -> grad [E,F], added to. A level belongs to one thread, which takes the points in order: the same bits every time."""
+    """pull [L,N,F] -> grad [E*F], added to. A level belongs to one thread, which takes the points in order: the same bits every time."""
     count, features = len(points), len(channels)
     corners = 1 << len(axes)
     for level in prange(len(scales)):
         if opened[level] == ZERO:
             continue
-        place, weights, places = carray(stack(192), (192,)), np.empty((8, LANES), F), np.empty((8, LANES), U)
+        place, values, weights = carray(stack(192), (192,)), carray(stack(64), (64,)), carray(stack(512), (512,))
+        places = np.empty((8, LANES), U)
         scale, y, z, mixed, mask, share = scales[level], times[level, 0], times[level, 1], hashed[level], masks[level], opened[level]
-        mine = grad[starts[level] :]
+        mine = grad[starts[level] * W(features) :]
         for block in range((count + LANES - 1) // LANES):
             low = block * LANES
             here = min(LANES, count - low)
@@ -143,17 +144,17 @@ def table_grad(points, pull, starts, scales, times, hashed, masks, opened, smoot
                 x0, x1, y0, y1, z0, z1, fx, fy, fz = spot(place[i], place[LANES + i], place[2 * LANES + i], scale, y, z, axes)
                 fx, fy, fz = weigh(fx, smooth), weigh(fy, smooth), weigh(fz, smooth)
                 for c in range(corners):
-                    weights[c, i] = (fx if c & 1 else ONE - fx) * (fy if c & 2 else ONE - fy) * (fz if c & 4 else ONE - fz) * share
+                    weights[c * LANES + i] = (fx if c & 1 else ONE - fx) * (fy if c & 2 else ONE - fy) * (fz if c & 4 else ONE - fz) * share
                     places[c, i] = index(x1 if c & 1 else x0, y1 if c & 2 else y0, z1 if c & 4 else z0, mixed, mask)
-            for i in range(here):
-                lost = False
-                for d in range(len(axes)):
-                    lost |= points[low + i, d] != points[low + i, d]
-                if not lost:
-                    for k in range(features):
-                        value = pull[level, low + i, k]
-                        for c in range(corners):
-                            mine[places[c, i], k] += weights[c, i] * value
+            for k in range(features):
+                for i in range(here):
+                    lost = False
+                    for d in range(len(axes)):
+                        lost |= points[low + i, d] != points[low + i, d]
+                    values[i] = ZERO if lost else pull[level, low + i, k]
+                for c in range(corners):
+                    for i in range(here):
+                        mine[W(places[c, i]) * W(features) + W(k)] += weights[c * LANES + i] * values[i]
 
 
 @njit(inline="always", **OPTIONS)
