@@ -12,7 +12,7 @@ from vivavoce.face import pose
 from vivavoce.types import HOP, Camera, Clip, InputError, Motion, Rows
 
 FEATURES = 8  # D of the made-up speech features
-SPACES = {"blendshapes": 52, "landmarks": 204, "bfm": 70}  # motion space -> numbers of an expression
+SPACES = {"blendshapes": 52, "landmarks": 204, "bfm": 70, "keypoints": 63}  # motion space -> numbers of an expression
 
 
 class LoudnessEncoder:

@@ -36,7 +36,7 @@ class Widths:
     corrections: tuple[tuple[int, ...], tuple[int, ...]] = ((128, 128, 64), (256, 256, 128, 128, 64))
 
 
-SMALL = Widths(4, (4, 4), 1, (4, 16, 2, 2), 8, 1, (1, 1, 1, 1), (8, 8, 16, 16), ((16,), (16,)))
+SMALL = Widths(4, (4, 4), 1, (4, 16, 2, 2), 8, 1, (1, 1, 1), (8, 8, 16), ((16,), (16,)))
 
 
 class Networks(nn.Module):

@@ -18,6 +18,7 @@ from vivavoce.nn.grid_sample3d import grid_sample3d, shifted
 from vivavoce.nn.liveportrait.blocks import DownBlock, SameBlock, UpBlock3d
 
 VARIANCE = 0.01  # of a key point's Gaussian, in grid units squared
+LEAST = -28.0  # exponent of a Gaussian along an axis: the product of three stays a normal number; denormal ones make a CPU crawl
 
 
 class Warped(NamedTuple):
@@ -135,5 +136,5 @@ class WarpingNetwork(nn.Module):
 
 def _bumps(points: Tensor, lines: list[Tensor]) -> Tensor:  # [T,K,3], three of [n] -> [T,K,D,H,W]
     """A Gaussian around each point."""
-    x, y, z = (torch.exp((line - points[..., k, None]).square() * (-0.5 / VARIANCE)) for k, line in enumerate(lines))
+    x, y, z = (torch.exp(((line - points[..., k, None]).square() * (-0.5 / VARIANCE)).clamp(min=LEAST)) for k, line in enumerate(lines))
     return z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
