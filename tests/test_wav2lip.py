@@ -23,6 +23,7 @@ from vivavoce.methods.wav2lip import Wav2Lip
 from vivavoce.nn import moments
 from vivavoce.nn.wav2lip import SIDES, Discriminator, Generator, masked
 from vivavoce.prepare.faces import pack
+from vivavoce.prepare.people import film as dubbing
 from vivavoce.prepare.people import people
 from vivavoce.speech import windows
 from vivavoce.speech.mel_wav2lip import columns
@@ -186,7 +187,7 @@ def test_one_of_two_people_is_dubbed_across_cuts(film: Path) -> None:
     one, two = (np.isfinite(found.choose(k, "film")).all((1, 2)) for k in (1, 2))
     assert one.tolist() == [True] * 12 + [False] * 12 + [True] * 8
     assert two.tolist() == [True] * 20 + [False] * 4 + [True] * 8
-    source = Dubbed(film, found.choose(2, "film"))
+    source = dubbing(film, 2)
     talker = Talker(row(SyntheticPerson()), source, {"mel_wav2lip": speech.load("mel_wav2lip")})
     made = talker(voice(40 / 25))  # longer than the film: it is played to and fro
     true = torch.from_numpy(np.stack(list(media.frames(film)))).permute(0, 3, 1, 2) / 255

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vivavoce.data.dubbed import Dubbed
+from vivavoce.data.person import Person
 from vivavoce.face.landmarker import Face, Landmarker
+from vivavoce.media import frames
 from vivavoce.prepare.cuts import SIDE, Floats
 from vivavoce.prepare.shots import COLOUR, HAIR, PICKED, SHAPE, SKIN, colour_of, distance, face_shape
 from vivavoce.types import FPS, InputError
@@ -91,13 +95,13 @@ def _presence(landmarks: Floats) -> float:
 
 
 def people(
-    frames: Iterable[NDArray[np.uint8]], landmarker: Landmarker | None = None, progress: Callable[[int], None] | None = None
+    pictures: Iterable[NDArray[np.uint8]], landmarker: Landmarker | None = None, progress: Callable[[int], None] | None = None
 ) -> People:
     """Look at every frame of a film once, in constant memory but for the landmarks."""
     finder, tracks, open_ = landmarker or Landmarker(), list[Track](), list[Track]()
     before: Floats | None = None
     usual, count = list[float](), 0
-    for picture in frames:
+    for picture in pictures:
         small = _small(picture)
         change = float(np.abs(small - before).mean()) if before is not None else 0.0
         cut = change > CUT and change > SURPRISE * (float(np.median(usual[-FPS:])) if usual else 0.0)
@@ -220,3 +224,16 @@ def _small(picture: NDArray[np.uint8]) -> Floats:  # -> [h,w,3] 0..255
     image = Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return np.asarray(image, np.float32)
+
+
+def film(path: str | Path, face: int = 0, size: int = 0, progress: Callable[[int], None] | None = None) -> Dubbed | Person:
+    """A source for dubbing one person of it: a film or a picture, or a prepared folder (whose one person is known).
+
+    Raises InputError when the face cannot be found or chosen, or the folder lacks frames or landmarks.
+    """
+    place = Path(path)
+    if place.is_dir():
+        if face > 1:
+            raise InputError(place, f"a prepared folder holds one person, number {face} asked for", "give the film itself")
+        return Person(place, size or None, target="original")
+    return Dubbed(place, people(frames(place), progress=progress).choose(face, str(place)), size)
