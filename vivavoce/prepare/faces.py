@@ -29,7 +29,7 @@ from vivavoce.types import HOP, InputError
 
 SIDE = 112  # px of a crop
 ROOM = 1.2  # of the crop's side, over the longer side of the face's box
-QUALITY = 88  # of the JPEGs
+QUALITY = 85  # of the JPEGs
 FULL = 50 * 2**20  # bytes of pictures after which a new file begins
 LEAST = 10  # frames of a piece
 
@@ -137,7 +137,7 @@ def _crop(picture: NDArray[np.uint8], points: Tensor, side: int) -> tuple[bytes,
     image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
     levels = (crop(image, where)[0].permute(1, 2, 0) * 255).round().byte().numpy()
     file = io.BytesIO()
-    Image.fromarray(levels).save(file, "JPEG", quality=QUALITY, subsampling=0)
+    Image.fromarray(levels).save(file, "JPEG", quality=QUALITY)
     return file.getvalue(), where.inside(points[None])[0]
 
 
