@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from vivavoce.nn.grid import Grid
 from vivavoce.nn.shading import Environment, shade
+from vivavoce.render.layers import grow
 from vivavoce.render.mesh import carry, covered, paint, rasterize
 from vivavoce.types import Camera
 
@@ -30,7 +31,8 @@ def first_colours(target: Tensor, shown: Tensor, head: Tensor, frames: Tensor) -
     height, width = head.shape[1:]
     column, line = target[..., 0].floor().long().clamp(0, width - 1), target[..., 1].floor().long().clamp(0, height - 1)
     at = line * width + column
-    good = (shown & head.flatten(1).gather(1, at)).to(frames)
+    within = grow(head.float(), -max(1, width // 64)) > 0  # pixels of the outline show the background too
+    good = (shown & within.flatten(1).gather(1, at)).to(frames)
     total = (frames.flatten(2).gather(2, at[:, None].expand(-1, 3, -1)) * good[:, None]).sum(0).t()
     number = good.sum(0)
     known = (number > 0).nonzero()[:, 0]
