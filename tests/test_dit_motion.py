@@ -13,7 +13,7 @@ from tests.synthetic import LoudnessEncoder, SyntheticPerson
 from tests.test_speech_motion import steady, vowels
 from vivavoce import registry
 from vivavoce.face import blendshapes, idle, resting
-from vivavoce.face.control import EMOTIONS, Control
+from vivavoce.face.acting import EMOTIONS, Acting
 from vivavoce.face.regions import BLENDSHAPES
 from vivavoce.method import Renderer
 from vivavoce.methods.dit_motion import Config, DitMotion
@@ -340,22 +340,22 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
 def test_emotions_gaze_and_head_are_added_and_leave_room_for_words() -> None:
     face, quiet, loud = torch.zeros(3, 52), torch.zeros(3), torch.ones(3)
     smile = [BLENDSHAPES.index(f"mouthSmile{side}") for side in ("Left", "Right")]
-    happy = Control(emotion="happy")
+    happy = Acting(emotion="happy")
     assert (happy.felt(face, quiet)[:, smile] > 0.5).all()
     assert torch.allclose(happy.felt(face, loud)[:, smile], happy.felt(face, quiet)[:, smile] / 2)
-    assert torch.equal(Control().felt(face, quiet), face)
+    assert torch.equal(Acting().felt(face, quiet), face)
     for name, units in EMOTIONS.items():
-        made = Control(emotion=name).felt(face, quiet)
+        made = Acting(emotion=name).felt(face, quiet)
         assert int((made[0] > 0).sum()) >= len(units) and float(made.max()) <= 1
-    look = Control(gaze_x=15, gaze_y=-15).felt(face, quiet)[0]
+    look = Acting(gaze_x=15, gaze_y=-15).felt(face, quiet)[0]
     assert [n for n, v in zip(BLENDSHAPES, look.tolist(), strict=True) if v > 0] == [
         "eyeLookDownLeft", "eyeLookDownRight", "eyeLookInRight", "eyeLookOutLeft",
     ]  # fmt: skip
-    assert torch.allclose(Control(head_yaw=90).facing(torch.zeros(1, 3)), torch.tensor([[0, torch.pi / 2, 0]]))
+    assert torch.allclose(Acting(head_yaw=90).facing(torch.zeros(1, 3)), torch.tensor([[0, torch.pi / 2, 0]]))
     with pytest.raises(InputError, match="happy"):
-        Control(emotion="hapy").felt(face, quiet)
+        Acting(emotion="hapy").felt(face, quiet)
     roots, rest = torch.zeros(100, 52), torch.zeros(52)
-    assert torch.equal(Control(blinks=0).living(roots, rest, torch.arange(100), 0), roots)
+    assert torch.equal(Acting(blinks=0).living(roots, rest, torch.arange(100), 0), roots)
 
 
 def test_control_is_read_live() -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from vivavoce.diffusion import Diffusion, Flow, weighted
 from vivavoce.face import idle, resting
-from vivavoce.face.control import Control
+from vivavoce.face.acting import Acting
 from vivavoce.method import Generator
 from vivavoce.nn.dit import MotionTransformer, SpeechFrames
 from vivavoce.nn.motion_code import MotionCode
@@ -40,7 +40,7 @@ CHUNKS, ROWS = 300, 1500  # of the source, that setup looks at
 
 
 @dataclass
-class Config(Control):
+class Config(Acting):
     """Settings."""
 
     speech: str = "whisper"  # encoder whose features are heard

@@ -33,7 +33,7 @@ FULL = 30.0  # degrees of gaze at which a look's score is 1
 
 
 @dataclass
-class Control:
+class Acting:
     """What is asked for; a method's Config may inherit it. Read whenever a frame is made, so it can change while a face speaks."""
 
     emotion: str = ""  # happy, sad, angry, surprised, afraid, disgusted
