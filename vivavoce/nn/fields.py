@@ -6,8 +6,8 @@ when the condition's share is made once a frame (`Told`). The same sums, in anot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from vivavoce.types import Clip
 SHIFT = 2.5  # of the logarithm of the density: an untrained head is half opaque, a sixteenth of its box deep
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """Which row of a clip each of N points belongs to."""
 
     index: Tensor | None  # [N] int64; None: all to the one row there is
@@ -49,7 +50,7 @@ class _Exponential(torch.autograd.Function):
 
 def exponential(x: Tensor) -> Tensor:
     """exp, with a bounded gradient."""
-    return _Exponential.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    return _Exponential.apply(x)  # type: ignore[no-untyped-call]
 
 
 def waves(points: Tensor, octaves: int) -> Tensor:  # [N,d] -> [N,d+2*d*octaves]
