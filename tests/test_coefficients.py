@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from scipy import io
 
 from tests.folders import lineage_folder
+from tests.synthetic import SyntheticPerson
+from vivavoce import registry, run, train
 from vivavoce.data import coefficients
 from vivavoce.data.person import Person
 from vivavoce.data.playback import playback
@@ -123,3 +126,26 @@ def test_playing_back_does_not_care_how_rows_are_cut(tmp_path: Path) -> None:
     assert float(calm.diff(dim=0).abs().mean()) < 0.5 * float(shaky.diff(dim=0).abs().mean())
     with pytest.raises(InputError, match="nothing that drives"):
         playback(tmp_path / "drive.npy", folder, "landmarks")
+
+
+def test_a_file_or_anothers_video_drives_a_trained_run(tmp_path: Path) -> None:
+    """Through the same door as speech: the frames follow the rows that are played."""
+    folder = tracked(tmp_path / "person", 0)
+    made = SyntheticPerson(32, COUNT)
+    clip = made.clip(slice(None), {"points", "units"})
+    np.save(folder / "landmarks.npy", clip.points)
+    np.save(folder / "blendshapes.npy", clip.units)
+    track = torch.load(folder / "track_params.pt", weights_only=True)
+    torch.save(track | {"vertices": made.mesh[None] * 10}, folder / "track_params.pt")
+    config = registry.configure("dyntet", "tiny", steps=2, size=32)
+    train.train("dyntet", Person(folder, split="train", space="bfm"), folder / "runs" / "dyntet", config, extra={"folder": str(folder)})
+    other = shutil.copytree(folder, tmp_path / "other")
+    np.save(tmp_path / "drive.npy", 3 * vectors(3))
+    films = []
+    for drive in (tmp_path / "drive.npy", other):
+        talker, size, _ = run.build(folder / "runs" / "dyntet", run.Options(drive=str(drive), device="cpu"))
+        films.append(talker(torch.zeros(640 * 5)))
+        assert films[-1].shape == (5, 3, *size)
+    assert float((films[0] - films[1]).abs().max()) > 0.01
+    with pytest.raises(InputError, match="nothing that drives"):
+        run.build(folder / "runs" / "dyntet", run.Options(drive=str(folder / "bc.jpg"), device="cpu"))

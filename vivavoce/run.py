@@ -23,6 +23,7 @@ from torch import Tensor
 from vivavoce import registry, speech
 from vivavoce.controls import Scene
 from vivavoce.data.person import Person
+from vivavoce.data.playback import playback
 from vivavoce.data.portrait import Portrait
 from vivavoce.media import Writer, audio_chunks, pixels, probe, write_image
 from vivavoce.method import Generator, Method, Renderer
@@ -43,6 +44,7 @@ class Options:
 
     renderer: str = "face_warp"  # method for a portrait
     generator: str = ""  # speech -> motion, for renderers that read motion; "": one trained beside it, or shipped, of its motion space
+    drive: str = ""  # what moves the face in place of a generator: a person folder, or a file of coefficients for the space bfm
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, counted from the left; 0: the only one
     pose: str = "source"  # "source" (as in the video), "generator", "fixed", or a file of poses
@@ -238,8 +240,9 @@ def _generator(
     renderer: Renderer, places: Sequence[Path], options: Options, device: str, encoders: dict[str, speech.Encoder], notes: list[str]
 ) -> Generator:
     """The generator, with what it hears put into `encoders`: its SPARE form where the encoder's weights cannot be had."""
-    name = options.generator or _found(renderer, places, notes)
-    made = _ready(name, device, options)
+    name = options.drive or options.generator or _found(renderer, places, notes)
+    folder = places[-1].parent if places else name
+    made: Method = playback(name, folder, renderer.space) if options.drive else _ready(name, device, options)
     if not isinstance(made, Generator):
         raise InputError(f"--generator {name}", "is a renderer, not a generator", "see: vivavoce list")
     if "speech" in made.needs and made.speech not in encoders:

@@ -22,6 +22,7 @@ class Run:
     out: Path = Path("out.mp4")  # .mp4, .mov or .mkv; a preview picture goes beside it
     renderer: str = "face_warp"  # method for a portrait, or a run folder
     generator: str = ""  # speech -> motion, or a run folder; "": one trained beside it, or shipped
+    drive: str = ""  # what moves the face in place of a generator: a person folder, or a .npy or .mat file of coefficients
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, from the left; 0: the only one
     pose: str = "source"  # of the head: source, generator, fixed, or a file (transforms_*.json, .npy)
@@ -36,6 +37,8 @@ class Run:
 def do(o: Run) -> None:
     from vivavoce.run import Options, speak
 
+    if o.drive and o.audio is None and not o.text and (sound := Path(o.drive) / "aud.wav").is_file():
+        o = dataclasses.replace(o, audio=str(sound))  # a person's video drives with its own sound
     if (o.audio is None) == (not o.text):
         raise InputError("vivavoce run", "it must be told what to say", "give --audio FILE or --text WORDS, one of them")
     source = given(o.source)
