@@ -15,7 +15,8 @@ from vivavoce.face import pose
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
 from vivavoce.nn.fields import Individual, Rows, Told, exponential, spherical, waves
-from vivavoce.nn.radiance import Looked, Radiance, Recipe
+from vivavoce.nn.pixels import Looked, look
+from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.types import Camera, Clip, InputError
 
 METHODS = ["ad_nerf", "dfrf", "er_nerf", "rad_nerf"]
@@ -96,7 +97,7 @@ def test_training_rays_meet_what_the_picture_shows() -> None:
     ball, clip = Ball(), person.clip([0, 3, 6], NEEDS)
     assert clip.camera is not None and clip.labels is not None
     head = clip.labels == 1
-    looked = room.look(clip, head, 2)
+    looked = look(clip, head, 2, 400, 8)
     told = Nothing(torch.zeros(3, 1))
     traced = room.trace(ball, told, clip.camera, looked, person.size)
     picture, _ = room.head(ball, told, clip.camera, person.size)
@@ -107,28 +108,28 @@ def test_training_rays_meet_what_the_picture_shows() -> None:
 
 
 def test_most_rays_look_at_the_head_and_the_patch_is_a_square_at_the_lips() -> None:
-    room, person = started(rays=2000, patch=8)
-    clip = person.clip([0, 5], NEEDS)
+    clip = SyntheticPerson().clip([0, 5], NEEDS)
     assert clip.labels is not None and clip.mouth is not None and clip.frames is not None
     head = clip.labels == 1
-    looked = room.look(clip, head, 0)
+    looked = look(clip, head, 0, 2000, 8)
     assert looked.patch == 0 and looked.column.shape == (2, 1000)
     share = looked.read(head[:, None].float())[..., 0].mean()
     assert share > 1.3 * head.float().mean() and share > 0.5
     at = torch.stack([looked.column, looked.line], 2) + 0.5
     inside = ((at > clip.mouth[:, None, :2]) & (at < clip.mouth[:, None, 2:])).all(2)
     assert inside.float().mean() > 0.2  # pixels that its edge cuts are not counted
-    looked = room.look(clip, head, 1)
+    looked = look(clip, head, 1, 2000, 8)
     square = looked.square(looked.read(clip.frames))
-    x, y = looked.column[1, -64].item(), looked.line[1, -64].item()
-    assert torch.equal(square[1], clip.frames[1, :, y : y + 8, x : x + 8])
-    assert (torch.tensor([x + 4.0, y + 4.0]) - (clip.mouth[1, :2] + clip.mouth[1, 2:]) / 2).abs().max() <= 5
+    for row in range(2):
+        x, y = looked.column[row, -64].item(), looked.line[row, -64].item()
+        assert torch.equal(square[row], clip.frames[row, :, y : y + 8, x : x + 8])
+        if row == 0:
+            assert (torch.tensor([x + 4.0, y + 4.0]) - (clip.mouth[0, :2] + clip.mouth[0, 2:]) / 2).abs().max() <= 5
 
 
 def test_pixels_outside_are_never_asked_for() -> None:
     clip = Clip(mouth=torch.tensor([[-5.0, 40.0, 60.0, 60.0]]))
-    room = Radiance((48, 48), Recipe(**radiance.TINY))
-    looked = room.look(clip, torch.zeros(1, 48, 48, dtype=torch.bool), 2)
+    looked = look(clip, torch.zeros(1, 48, 48, dtype=torch.bool), 2, 256, 8)
     for places in (looked.column, looked.line):
         assert places.min() >= 0 and places.max() <= 47
 

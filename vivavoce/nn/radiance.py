@@ -36,6 +36,7 @@ from vivavoce.face import regions
 from vivavoce.nn import avatar
 from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals, pose_code
 from vivavoce.nn.fields import Rows
+from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
 from vivavoce.types import Camera, Clip, InputError, Source
@@ -47,14 +48,14 @@ SEEDS = 20_000  # points on the tracked head that say where to look first
 CLOSE, WIDE = 0.015, 0.03  # metres around them: looked into from the start, and at all
 THIN = 5.0  # density, a box deep, of what counts as empty
 FADE = 0.85  # what a look leaves of the density a cell had: trainings are short, and empty space must be left soon
-SHARES = ((0.25, 0.65), (0.25, 0.65), (0.15, 0.4))  # of the rays, for each stage: in the mouth's box, in the head's; the rest anywhere
 RISE = 0.03  # share of the steps in which a rate rises
-STEPS_A_TURN = 4  # samples a ray goes on by before the opaque ones are left behind
+TURN = {"cpu": 4}  # samples a ray goes on by before the opaque ones are left behind: a round costs a GPU more than the samples do
+TURN_ELSEWHERE = 16
 TINY: dict[str, Any] = dict(
     steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=10, size=48, cells=16, samples=24, most=12,
     flow_cells=4, rate=5e-3,
 )  # fmt: skip
-CPU: dict[str, Any] = dict(steps=3000, batch=4, rays=4096, patch=32, size=256, cells=64, samples=128)
+CPU: dict[str, Any] = dict(steps=3000, batch=4, rays=4096, patch=32, size=256, cells=64, samples=64, most=32)
 
 
 @dataclass
@@ -64,13 +65,13 @@ class Recipe:
     steps: int = 6000  # training steps
     batch: int = 8  # rows a step
     rays: int = 32_768  # rays a step, spread over its rows
-    patch: int = 64  # side of the patch of the lips that each row has, once they join, px
-    lips_from: float = 0.5  # share of the steps after which patches of the lips join
+    patch: int = 64  # side of the patch that each row has once they join, px: every other row's at the lips, else anywhere on the head
+    lips_from: float = 0.5  # share of the steps after which patches join
     torso_from: float = 0.7  # share of the steps after which the torso is learned too
     warm: int = 500  # steps in which the speech net learns mouth shapes from the landmarks, before the first picture
     size: int = 512  # longest side of the training images, px
     cells: int = 128  # of the occupancy grid along each side of the box around the head
-    samples: int = 256  # that a ray across the whole box would have
+    samples: int = 192  # that a ray across the whole box would have
     most: int = 64  # samples of a ray at most
     refresh: int = 16  # steps between two looks at which cells hold something
     dropout: float = 0.2  # of speech features, while training
@@ -91,21 +92,6 @@ class Field(Protocol):
     def density(self, points: Tensor, told: Any, rows: Rows) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def colour(self, features: Tensor, directions: Tensor, told: Any, rows: Rows) -> Tensor: ...
-
-
-class Looked(NamedTuple):
-    """The pixels that a step looks at, row after row, as many in each; the last `patch` * `patch` of a row are a square."""
-
-    column: Tensor  # [T,K] int64
-    line: Tensor  # [T,K] int64
-    patch: int
-
-    def read(self, images: Tensor) -> Tensor:  # [T,C,H,W] -> [T,K,C]
-        place = self.line * images.shape[3] + self.column
-        return images.flatten(2).gather(2, place[:, None].expand(-1, images.shape[1], -1)).transpose(1, 2)
-
-    def square(self, values: Tensor) -> Tensor:  # [T,K,C] -> [T,C,patch,patch]
-        return values[:, -(self.patch**2) :].unflatten(1, (self.patch, self.patch)).permute(0, 3, 1, 2)
 
 
 class Traced(NamedTuple):
@@ -239,14 +225,15 @@ class Radiance(nn.Module):
             origins, directions = (part[0] for part in rays.cast(camera[t : t + 1], size))
             one = type(told)(*(part[t : t + 1] for part in told))
 
-            def look(positions: Tensor, ray: Tensor, one: Any = one, directions: Tensor = directions) -> tuple[Tensor, Tensor]:
+            def ask(positions: Tensor, ray: Tensor, one: Any = one, directions: Tensor = directions) -> tuple[Tensor, Tensor]:
                 with quick_products():
                     density, features, _ = field.density(self.inside(positions), one, Rows(None, 1))
                     return density / self.depth, field.colour(features, directions[ray], one, Rows(None, 1))
 
             low, high = self.occupancy.low, self.occupancy.high
             ends = rays.box(origins, directions, low, high)
-            seen = rays.trace(origins, directions, *ends, self.occupancy, look, self.step, self.recipe.most, turn=STEPS_A_TURN)
+            turn = TURN.get(origins.device.type, TURN_ELSEWHERE)
+            seen = rays.trace(origins, directions, *ends, self.occupancy, ask, self.step, self.recipe.most, turn=turn)
             pictures.append(torch.cat([seen.features, seen.opacity[:, None]], 1).t().unflatten(1, size))
             depths.append((seen.depth / seen.opacity.clamp_min(1e-6)).unflatten(0, size))
         return torch.stack(pictures), torch.stack(depths)
@@ -280,34 +267,13 @@ class Radiance(nn.Module):
         done = step / max(self.recipe.steps, 1)
         return int(done >= self.recipe.lips_from) + int(done >= max(self.recipe.torso_from, self.recipe.lips_from))
 
-    def look(self, clip: Clip, head: Tensor, stage: int) -> Looked:
-        """Random pixels of each row, most of them in the boxes around head and mouth; a square near the lips from stage 1 on."""
-        assert clip.mouth is not None
-        count, height, width = head.shape
-        each = max(self.recipe.rays // count, 4)
-        lips, face = (int(each * share) for share in SHARES[stage])
-        everywhere = clip.mouth.new_tensor([0, 0, width, height]).expand(count, -1)
-        parts = [(clip.mouth, lips), (_box(head), face), (everywhere, each - lips - face)]
-        bounds = torch.cat([box[:, None].expand(-1, number, -1) for box, number in parts], 1)  # [T,K,4]
-        at = bounds[..., :2] + torch.rand_like(bounds[..., :2]) * (bounds[..., 2:] - bounds[..., :2])
-        limit = at.new_tensor([width, height])
-        patch = min(self.recipe.patch, height, width) if stage else 0
-        if patch:
-            middle = (clip.mouth[:, :2] + clip.mouth[:, 2:]) / 2 + (torch.rand_like(clip.mouth[:, :2]) - 0.5) * patch / 2
-            corner = torch.minimum((middle - patch / 2).clamp(min=0), limit - patch).floor()
-            inside = torch.arange(patch, device=at.device) + 0.5
-            grid = torch.stack(torch.meshgrid(inside, inside, indexing="xy"), -1).reshape(-1, 2)
-            at = torch.cat([at, corner[:, None] + grid], 1)
-        column, line = torch.minimum(at.clamp(min=0).floor(), limit - 1).long().unbind(2)
-        return Looked(column, line, patch)
-
     def losses(self, field: Field, told: Any, clip: Clip, step: int, outside: float = 0.0) -> dict[str, Tensor]:
         """Rays of a step against the clip's frames. `outside` is the weight of the method's `aside` off the speaking face."""
         assert clip.frames is not None and clip.labels is not None and clip.camera is not None and clip.body is not None
         assert clip.torso is not None and clip.background is not None and clip.mouth is not None
         stage, size = self.stage(step), (clip.frames.shape[2], clip.frames.shape[3])
         head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device))
-        looked = self.look(clip, head, stage)
+        looked = look(clip, head, stage, self.recipe.rays, self.recipe.patch)
         traced = self.trace(field, told, clip.camera, looked, size)
         flow: Tensor | None = None
         if stage == 2:
@@ -381,13 +347,3 @@ def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: f
         torch.stack(list(values.values())).sum().backward()
     optimizer.step()
     return {name: value.detach() for name, value in values.items()}
-
-
-def _box(mask: Tensor) -> Tensor:  # [T,H,W] bool -> [T,4] float x0 y0 x1 y1, a tenth wider; the whole picture without a pixel
-    ends = []
-    for across in (mask.any(1), mask.any(2)):  # [T,W], [T,H]
-        length = across.shape[1]
-        first, last = across.float().argmax(1), length - across.flip(1).float().argmax(1)
-        margin = (last - first) * 0.1
-        ends.append(((first - margin).clamp(min=0), (last + margin).clamp(max=length)))
-    return torch.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], 1)
