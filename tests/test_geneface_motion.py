@@ -299,7 +299,7 @@ def test_a_gate_takes_its_time_and_goes_on_where_it_was() -> None:
 
 def test_silence_is_asked_of_the_encoder_that_is_there() -> None:
     heard = voice.silence("mel", (4, 4), 80)
-    assert heard.shape[1:] == (8, 80) and len(heard) == 32
+    assert heard.shape[1:] == (8, 80) and len(heard) == 50 and float(heard.std(0).max()) > 0
     assert len(voice.silence("mel", (4, 4), 81)) == 0  # other features than those of that encoder
     assert len(voice.silence("unheard_of", (4, 4), 80)) == 0
 

@@ -45,7 +45,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of r2_talker, and beside it a generator of landmarks and, newer, one of blendshapes."""
     place = tmp_path_factory.mktemp("moved")
     folder = lineage_folder(place / "person", SIZE, ROWS)
-    np.save(folder / "aud_idexp.npy", np.zeros((ROWS, 68, 3), np.float32))
+    np.save(folder / "blendshapes.npy", np.zeros((ROWS, 52), np.float32))
     for number, (name, out, changes) in enumerate(
         (
             ("geneface_motion", "mine", {}),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vivavoce import speech
-from vivavoce.types import RATE, InputError
-
-log = logging.getLogger(__name__)
+from vivavoce.nn.silence import SECONDS, not_speech
+from vivavoce.types import FPS, STEPS
 
 LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the loud moments and over -50 dB of full scale
 EARLY = 3  # frames: mouths open before they sound and shut after
 FREED, HELD = 0.4, 0.25  # most the gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
-LEVELS = (0.0, 1e-4, 1e-3, 5e-3)  # of the steady noise that stands for silence
-GIVEN = slice(10, 40, 4)  # windows of each level: after the encoder's first steps, before its last
+GIVEN = slice(4, 34, 6)  # windows of each noise that are kept: after the encoder's first steps, before its last
 
 
 def voiced(audio: Tensor) -> Tensor:  # [B,L,640] -> [B,L] 0 or 1
@@ -28,18 +23,12 @@ def voiced(audio: Tensor) -> Tensor:  # [B,L,640] -> [B,L] 0 or 1
 
 
 def silence(name: str, window: tuple[int, int], features: int) -> Tensor:  # -> [Q,W,D]
-    """Windows of silence and steady noise as that encoder hears them; none where it is not on this machine, or gives other features."""
-    none = torch.zeros(0, sum(window), features)
-    try:
-        encoder = speech.load(name)
-    except InputError as error:
-        log.warning("silence is learned from the pauses of the recording alone: %s", error)
-        return none
-    if encoder.dim != features:
-        return none
-    noise = torch.randn(RATE * 2, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return torch.cat([speech.windows(speech.encode(encoder, level * noise), *window)[GIVEN] for level in LEVELS]).cpu()
+    """Windows of silence and of noise as that encoder hears them; none where it is not on this machine, or gives other features."""
+    steps = not_speech(name)
+    if steps is None or steps.shape[1] != features:
+        return torch.zeros(0, sum(window), features)
+    noises = steps.unflatten(0, (-1, SECONDS * FPS * STEPS))  # [N,S,D]
+    return noises.unfold(1, sum(window), STEPS).transpose(2, 3)[:, GIVEN].flatten(0, 1).detach().cpu()
 
 
 def slowed(free: Tensor, gate: float) -> tuple[Tensor, float]:  # [T] 0..1 -> [T] 0..1
