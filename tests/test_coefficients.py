@@ -13,6 +13,7 @@ from scipy import io
 from tests.folders import lineage_folder
 from tests.synthetic import SyntheticPerson
 from vivavoce import registry, run, train
+from vivavoce.cli import export
 from vivavoce.data import coefficients
 from vivavoce.data.person import Person
 from vivavoce.data.playback import playback
@@ -129,7 +130,7 @@ def test_playing_back_does_not_care_how_rows_are_cut(tmp_path: Path) -> None:
 
 
 def test_a_file_or_anothers_video_drives_a_trained_run(tmp_path: Path) -> None:
-    """Through the same door as speech: the frames follow the rows that are played."""
+    """Through the same door as speech: the frames follow the rows that are played. And its head is written as a mesh."""
     folder = tracked(tmp_path / "person", 0)
     made = SyntheticPerson(32, COUNT)
     clip = made.clip(slice(None), {"points", "units"})
@@ -147,5 +148,10 @@ def test_a_file_or_anothers_video_drives_a_trained_run(tmp_path: Path) -> None:
         films.append(talker(torch.zeros(640 * 5)))
         assert films[-1].shape == (5, 3, *size)
     assert float((films[0] - films[1]).abs().max()) > 0.01
+    export.do(export.Export(folder / "runs" / "dyntet", "glb", tmp_path / "mesh", frames=3, texture=64))
+    export.do(export.Export(folder / "runs" / "dyntet", "obj", frames=2, texture=64))
+    assert (tmp_path / "mesh" / "head.glb").read_bytes()[:4] == b"glTF"
+    names = {p.name for p in (folder / "runs" / "dyntet" / "mesh" / "obj").iterdir()}
+    assert names == {"8.obj", "8.mtl", "9.obj", "9.mtl", "skin.png"}  # the first held-out frame is frame 8
     with pytest.raises(InputError, match="nothing that drives"):
         run.build(folder / "runs" / "dyntet", run.Options(drive=str(folder / "bc.jpg"), device="cpu"))

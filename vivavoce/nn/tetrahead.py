@@ -81,6 +81,7 @@ class TetraHead(nn.Module):
     def __init__(self, condition: int, width: int = 64, hidden: int = 64, reach: float = 0.012) -> None:
         super().__init__()
         self.reach = reach
+        self._linked: Links | None = None  # of the triangles that stay, once asked for
         inputs = 3 + 6 * OCTAVES
         self.distance = _net(inputs, width, 2, 4)
         self.where = nn.Linear(inputs, hidden)
@@ -95,6 +96,7 @@ class TetraHead(nn.Module):
 
     def resize(self, state: dict[str, Any], prefix: str) -> None:
         """Buffers as large as those of a checkpoint."""
+        self._linked = None
         for name in self.SIZED:
             setattr(self, name, torch.empty_like(state[prefix + name], device=self.low.device))
 
@@ -148,7 +150,15 @@ class TetraHead(nn.Module):
             surface = tets.march(self.points, distance, self.tets)
             part, stretch = tets.share(distance, surface.edges), torch.sigmoid(elastic)[:, None]
         rest = tets.place(self.points, part, surface.edges)
-        return Shape(surface, links(surface.faces), part, rest, middles(self.basis, self.triangles), own, stretch)
+        return Shape(surface, self._links(surface.faces), part, rest, middles(self.basis, self.triangles), own, stretch)
+
+    def _links(self, faces: Tensor) -> Links:
+        """Which triangles hang together: once, as soon as they stay."""
+        if not self.fixed:
+            return links(faces)
+        if self._linked is None or self._linked.corner.device != faces.device:
+            self._linked = links(faces)
+        return self._linked
 
     @torch.no_grad()
     def fix(self) -> None:
