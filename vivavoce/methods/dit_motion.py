@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -26,14 +26,13 @@ from vivavoce.diffusion import Diffusion, Flow, weighted
 from vivavoce.face import idle, resting
 from vivavoce.face.acting import Acting
 from vivavoce.method import Generator
+from vivavoce.nn import shipping
 from vivavoce.nn.dit import MotionTransformer, SpeechFrames
-from vivavoce.nn.motion_code import MotionCode
+from vivavoce.nn.motion_code import MotionCode, training_windows
 from vivavoce.nn.motion_sync import MotionSync
 from vivavoce.registry import register
-from vivavoce.speech import vad
 from vivavoce.types import FPS, Clip, InputError, Motion, Source
 
-EARLY = 3  # frames: mouths open before they sound and shut after
 GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
 UNSURE, FARTHEST = 0.3, 4.0  # noise on the context in training, so that a made one will do; most deviations a made one keeps
 CHUNKS, ROWS = 300, 1500  # of the source, that setup looks at
@@ -103,10 +102,7 @@ class State:
 
 
 @register(
-    family="motion",
-    paper="DiffPoseTalk, 2024; FLOAT, 2025",
-    origin="hazard-10/LivePortrait; DiffPoseTalk/DiffPoseTalk",
-    license="MIT",
+    family="motion", paper="DiffPoseTalk, 2024; FLOAT, 2025", origin="hazard-10/LivePortrait; DiffPoseTalk/DiffPoseTalk", license="MIT"
 )
 class DitMotion(Generator):
     """Speech windows -> motion relative to the source's."""
@@ -142,6 +138,14 @@ class DitMotion(Generator):
         self.judge = MotionSync(self.code.numbers, c.speech_dim) if c.sync > 0 else None
         self.judging = True  # the judge learns; `update` says when it is frozen
 
+    @classmethod
+    def shipped(cls, seed: int = 0, speech: str = "whisper") -> Self:
+        """The generator with the weights that come with vivavoce. Raises InputError when there are none for that encoder."""
+        config, state = shipping.read("dit_motion", speech)
+        method = cls(Config(**config | {"sync": 0.0, "seed": seed}))
+        method.load_state_dict(state)
+        return method.eval()
+
     def setup(self, source: Source) -> None:
         """Deviations of features and motion, and the face at rest, from the training source."""
         rows = torch.linspace(0, len(source) - 1, min(len(source), ROWS)).long()
@@ -166,7 +170,9 @@ class DitMotion(Generator):
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         """Denoising, movement from frame to frame, the lips' gap, the judge's opinion, and whether there is a voice."""
         c = self.config
-        steps, voiced, data, identity = self._windows(clip)
+        steps, voiced, data, identity = training_windows(
+            clip, self.code, c.window_rows, c.context, c.context + c.block + c.ahead, c.identity
+        )
         count, length, device = len(data), data.shape[1], data.device
         audio, logit = self.listen(steps)
         silent = torch.rand(count, 1, 1, device=device) < c.audio_dropout
@@ -278,23 +284,3 @@ class DitMotion(Generator):
         turn, shift = (c.sway * v for v in idle.sway(frame, int(c.seed)))
         rigid = grown * moves[:, size:]
         return Motion(c.facing(turn + rigid[:, :3]), shift + rigid[:, 3:6], 1 + rigid[:, 6:], expression, self.space)
-
-    def _windows(self, clip: Clip) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # -> [B,L,2,D], [B,L], [B,L,M], [B,I]
-        """Windows of a context, a block and what lies ahead, cut from chunks: features, voice, motion, identity."""
-        c = self.config
-        assert clip.speech is not None and clip.motion is not None and clip.audio is not None
-        length, size = min(c.window_rows, len(clip.speech)), c.context + c.block + c.ahead
-        chunks, count = len(clip.speech) // length, length // size
-        begin = int(torch.randint(length - count * size + 1, ()))
-
-        def cut(rows: Tensor) -> Tensor:  # [C,length,...] -> [B,L,...]
-            return rows[:, begin : begin + count * size].unflatten(1, (count, size)).flatten(0, 1)
-
-        mirrored = (torch.rand(chunks, device=clip.speech.device) < 0.5) & (c.identity == 0)  # points are not mirrored
-        data, rest = self.code.encode(clip.motion[: chunks * length], length, mirrored)
-        points = clip.points if c.identity and clip.points is not None else rest.new_zeros(chunks * length, 0)
-        identity = torch.cat([rest, points.flatten(1).unflatten(0, (chunks, length))[:, 0]], 1).repeat_interleave(count, 0)
-        voiced = vad.around(clip.audio[: chunks * length], EARLY)
-        own = clip.speech if clip.speech.shape[1] == 2 else clip.speech[:, 2 * c.context : 2 * c.context + 2]
-        heard = own[: chunks * length].unflatten(0, (chunks, length))
-        return cut(heard), cut(voiced.unflatten(0, (chunks, length))), cut(data), identity

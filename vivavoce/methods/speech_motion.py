@@ -19,25 +19,23 @@ differ by 0.02. Of 72 steady noises of four kinds, -60 to -15 dB, one moved the 
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vivavoce.face import blendshapes, idle, resting
 from vivavoce.face.regions import BLENDSHAPES
 from vivavoce.method import Generator
+from vivavoce.nn import shipping
 from vivavoce.registry import register
 from vivavoce.types import Clip, InputError, Motion, Source
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
+WEIGHTS = shipping.WEIGHTS
 # What the voice moves. Both sides move alike: which side of a mouth is livelier is the speaker's, not the speech's.
 SPOKEN = (
     *(("jawOpen",), ("mouthClose",), ("mouthFunnel",), ("mouthPucker",), ("mouthRollLower",), ("mouthRollUpper",)),
@@ -128,24 +126,15 @@ class SpeechMotion(Generator):
     @classmethod
     def shipped(cls, seed: int = 0, speech: str = "whisper") -> Self:
         """The generator with the weights that come with vivavoce. Raises InputError when there are none for that encoder."""
-        path = WEIGHTS / f"speech_motion_{speech}.safetensors"
-        if not path.is_file():
-            known = sorted(p.stem.removeprefix("speech_motion_") for p in WEIGHTS.glob("speech_motion_*.safetensors"))
-            raise InputError(f"speech_motion for {speech}", "no weights come with vivavoce", f"there are some for: {', '.join(known)}")
-        with safe_open(path, "pt") as file:
-            config = Config(**{k: v for k, v in json.loads(file.metadata()["config"]).items() if k not in TASTE} | {"seed": seed})
-            state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        stored, state = shipping.read("speech_motion", speech, WEIGHTS)
+        config = Config(**{k: v for k, v in stored.items() if k not in TASTE} | {"seed": seed})
         method = cls(config)
         method.load_state_dict(state)
         return method.eval()
 
     def ship(self, path: Path) -> None:
         """Write weights as `shipped` reads them: half precision, with the config."""
-        part = path.with_name(path.name + ".part")
-        state = {k: v.half().contiguous() for k, v in self.state_dict().items()}
-        save_file(state, part, {"config": json.dumps(asdict(self.config))})
-        part.chmod(0o644)
-        part.replace(path)
+        shipping.write(path, self.config, self.state_dict())
 
     def setup(self, source: Source) -> None:
         """Mean and deviation of the features, spread of the outputs, and the scores of a closed mouth, from the training source."""

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from vivavoce.face import blendshapes, resting
 from vivavoce.face.regions import BLENDSHAPES
-from vivavoce.types import Motion
+from vivavoce.speech import vad
+from vivavoce.types import Clip, Motion
 
 RIGID = 7  # rotation 3, translation 3, scale 1: after the expression in a frame
 EQUAL = (0.5, 2.0)  # how much a speaker's movement is lessened or enlarged
+EARLY = 3  # frames: mouths open before they sound and shut after
 LEAST = 1e-3  # deviation of a number that hardly moves
 # Seed 003's 20 of 63 key point coordinates and their weights in its loss; of the rigid numbers pitch, yaw, roll, x, y.
 SEED = (4, 6, 7, 22, 33, 34, 40, 43, 45, 46, 48, 51, 52, 53, 57, 58, 59, 60, 61, 62)
@@ -112,6 +114,35 @@ class MotionCode(nn.Module):
         equal = (self.opening / resting.opening(moves).clamp(min=1e-5)).clamp(*EQUAL)
         moves = moves * torch.where(self.mouth > 0, equal, 1)
         return torch.cat([moves, rigid], -1), rest[:, 0]
+
+
+def training_windows(
+    clip: Clip, code: MotionCode, length: int, context: int, size: int, identity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # -> [B,size,2,D], [B,size], [B,size,M], [B,I]
+    """Windows to train on: features, whether there is a voice, motion, and whose it is.
+
+    Args:
+        clip: chunks of `length` consecutive rows (fewer: one chunk), over each of which a face's rest is measured; `speech` holds a
+            row's own two steps, or as well those of `context` rows before it and more.
+        size: rows of a window; as many windows as fit are cut from each chunk, beginning at random.
+        identity: numbers of the clip's `points` that tell whose motion it is, after the face at rest; 0: none, and half of the
+            chunks are mirrored.
+    """
+    assert clip.speech is not None and clip.motion is not None and clip.audio is not None
+    length = min(length, len(clip.speech))
+    chunks, count = len(clip.speech) // length, length // size
+    begin = int(torch.randint(length - count * size + 1, ()))
+
+    def cut(rows: Tensor) -> Tensor:  # [C*length,...] -> [B,size,...]
+        parts = rows[: chunks * length].unflatten(0, (chunks, length))[:, begin : begin + count * size]
+        return parts.unflatten(1, (count, size)).flatten(0, 1)
+
+    mirrored = (torch.rand(chunks, device=clip.speech.device) < 0.5) & (identity == 0)  # points are not mirrored
+    data, rest = code.encode(clip.motion[: chunks * length], length, mirrored)
+    points = clip.points if identity and clip.points is not None else rest.new_zeros(chunks * length, 0)
+    whose = torch.cat([rest, points.flatten(1)[: chunks * length : length]], 1).repeat_interleave(count, 0)
+    own = clip.speech if clip.speech.shape[1] == 2 else clip.speech[:, 2 * context : 2 * context + 2]
+    return cut(own), cut(vad.around(clip.audio, EARLY)), cut(data.flatten(0, 1)), whose
 
 
 def _rigid(motion: Motion) -> Tensor:  # -> [T,7]
