@@ -118,7 +118,8 @@ class LivePortrait(Renderer):
         else:
             self.networks = training.begin(Networks(WIDTHS[config.widths]))
         judged = 2 if config.adversarial else 0
-        self.judges = torch.nn.ModuleList(training.Judge(config.judge, min(3, config.side.bit_length() - 4)) for _ in range(judged))  # of the whole, of the lips
+        depth = min(3, config.side.bit_length() - 4)
+        self.judges = torch.nn.ModuleList(training.Judge(config.judge, depth) for _ in range(judged))  # of the whole, of the lips
         self._draw: list[drawing.Draw] = []  # in a list: a copy, nobody's parameters
         self._perceptual: list[Perceptual] = []
 
@@ -187,7 +188,7 @@ class LivePortrait(Renderer):
 
     @torch.no_grad()
     def measure(self, frames: Tensor, where: Crop) -> Motion:  # [T,3,H,W] -> T rows
-        """Motion of faces in pictures, absolute: what drives this portrait or another (see vivavoce/drive.py)."""
+        """Motion of faces in pictures, absolute: what drives this portrait or another (see data/driving.py)."""
         side = self.config.side
         return self.networks.measure(functional.avg_pool2d(crop(frames, where), where.size[0] // side))[1]
 
