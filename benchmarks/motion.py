@@ -2,6 +2,7 @@
 
     python benchmarks/motion.py pack PREPARED CORPUS --test NAME [NAME ...]      (25 minutes of speech are 50 MB)
     vivavoce train dit_motion CORPUS/train --out RUN
+    python benchmarks/motion.py ship RUN vivavoce/weights/dit_motion_whisper.safetensors [--set temperature=0.3]
     python benchmarks/motion.py compare CORPUS [RUN ...] [--device cuda] [--seeds 3] [--out table.csv] [--picture curves.png]
 
 `pack` takes of every prepared folder below PREPARED what a generator reads (features, blendshapes, poses, sound; one small picture), so
@@ -36,6 +37,7 @@ from vivavoce.data.person import Person
 from vivavoce.face import blendshapes, resting
 from vivavoce.media import audio
 from vivavoce.method import Generator
+from vivavoce.nn import shipping
 from vivavoce.speech import vad
 from vivavoce.train import load_run
 from vivavoce.types import RATE, Clip
@@ -205,6 +207,14 @@ def compare(corpus: Path, runs: list[Path], device: str, seeds: int, out: Path |
         draw(picture, {"seen": seen, **curves})
 
 
+def ship(run: Path, file: Path, tastes: dict[str, str]) -> None:
+    """The weights of a run as the package holds them, without the judge; tastes are numbers of its settings that a user may change."""
+    method, _ = load_run(run)
+    config = replace(method.config, **{k: float(v) for k, v in tastes.items()})
+    shipping.write(file, config, {k: v for k, v in method.state_dict().items() if not k.startswith("judge.")})
+    print(f"{file}: {file.stat().st_size} bytes")
+
+
 def draw(picture: Path, curves: dict[str, Tensor]) -> None:
     """The lips' gap over the first ten seconds, a line each."""
     from PIL import ImageDraw
@@ -226,6 +236,10 @@ def main() -> None:
     one.add_argument("corpus", type=Path)
     one.add_argument("--test", nargs="+", default=[])
     one.add_argument("--without", nargs="+", default=[])
+    three = verbs.add_parser("ship")
+    three.add_argument("run", type=Path)
+    three.add_argument("file", type=Path)
+    three.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     two = verbs.add_parser("compare")
     two.add_argument("corpus", type=Path)
     two.add_argument("runs", type=Path, nargs="*")
@@ -236,6 +250,8 @@ def main() -> None:
     o = parser.parse_args()
     if o.verb == "pack":
         pack(o.prepared, o.corpus, o.test, o.without)
+    elif o.verb == "ship":
+        ship(o.run, o.file, dict(pair.split("=") for pair in o.set))
     else:
         compare(o.corpus, o.runs, o.device, o.seeds, o.out, o.picture)
 
