@@ -152,6 +152,38 @@ def test_the_torso_is_learned_in_the_last_stage_alone() -> None:
     assert names[1] - names[0] == {"patch"} and names[2] - names[1] == {"bend"}
 
 
+def test_rates_rise_when_their_part_begins_and_fall_to_the_end() -> None:
+    method, person = begun("rad_nerf", steps=1000, lips_from=0.5, torso_from=0.7)
+    optimizer = method.optimizers()[0]
+    clip = person.clip([0, 5], method.needs | method.loss_needs)
+    torso = next(g for g in optimizer.param_groups if any(p is method.room.torso.picture for p in g["params"]))
+    grids = next(g for g in optimizer.param_groups if any(p is method.places.table for p in g["params"]))
+    rates = []
+    for step in (0, 500, 700, 715, 730, 999):
+        method.update(clip, step, [optimizer])
+        rates.append((grids["lr"] / grids["base"], torso["lr"] / torso["base"]))
+    assert rates[0][0] == pytest.approx(0.02) and rates[-1][0] == pytest.approx(method.config.decay, rel=0.01)
+    assert rates[2][1] < 0.1 * rates[2][0] and rates[3][1] == pytest.approx(rates[3][0] * 0.52) and rates[4][1] == rates[4][0]
+    assert grids["base"] == 10 * method.config.rate
+
+
+def test_a_trained_eye_judges_the_patches_when_asked_to() -> None:
+    method, person = begun("rad_nerf", steps=20, lips_from=0.0, perceptual=0.5)
+    clip = person.clip([0, 5], method.needs | method.loss_needs)
+    seen = []
+
+    def judge(image: Tensor, target: Tensor) -> Tensor:
+        seen.append(image.shape)
+        return (image - target).abs().mean((1, 2, 3))
+
+    values = []
+    for weight in (0.0, 0.5):
+        method.config.perceptual, method.room.__dict__["judge"] = weight, judge
+        torch.manual_seed(0)
+        values.append(method.room.losses(method, method.tell(clip), clip, 3)["patch"].item())
+    assert seen == [(2, 3, 8, 8)] and values[1] > values[0]
+
+
 @pytest.mark.parametrize("name", ["rad_nerf", "er_nerf"])
 def test_the_head_is_learned_and_the_mouth_follows_speech(name: str) -> None:
     method, person = begun(name, steps=60, rays=400, lips_from=1.0, torso_from=1.0, dropout=0.0, rate=5e-3)
