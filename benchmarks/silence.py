@@ -27,7 +27,7 @@ from vivavoce.train import load_run
 from vivavoce.types import RATE
 
 SHOWN = 8  # frames on a contact sheet
-SAMPLE = 120  # frames of the video that are measured
+SAMPLE = 60  # frames of the video that are measured
 
 
 def openness(landmarker: Landmarker, frames: Tensor) -> np.ndarray:  # [T,3,H,W] -> [T], NaN without a face

@@ -125,7 +125,7 @@ class TalkingGaussian(Renderer):
         self._build(c.points, source.size, every.speech.shape[2], every.frames)
         for audio, silence in ((self.audio, self.silence), (self.mouth_audio, self.mouth_silence)):
             avatar.listen(every, audio, silence, c.warm)
-        self.avatar.start(source, every)
+        self.avatar.start(source, every, (0.55, 0.45, 0.0))
         self.avatar.behind_lips(source, self.mouth)
         for planes in (self.planes, self.mouth_planes):
             planes.low.copy_(self.avatar.low)
@@ -210,8 +210,9 @@ class TalkingGaussian(Renderer):
         values["face"] = 0.5 * losses.l1(drawn.frames, clip.frames, head * for_face[:, None, None, None])
         values["inside"] = c.inside * losses.l1(inside.image, clip.frames, hole * for_mouth[:, None, None, None])
         covered = inside.alpha[:, None]
-        apart = hole * (1 - covered + drawn.front[:, None]) + 0.1 * (1 - box) * covered  # the mouth fills the hole, the face leaves it
-        values["mask"] = values["mask"] + c.mask * apart.mean()
+        apart = (1 - covered + drawn.front[:, None]) * hole  # the mouth fills the hole, the face leaves it
+        apart = 0.3 * apart.sum() / hole.sum().clamp_min(1)
+        values["mask"] = values["mask"] + c.mask * (apart + 0.1 * ((1 - box) * covered).mean())
         if motion is not None:
             values["smooth"] = values["smooth"] + 1e-4 * motion.abs().mean() + 1e-3 * self.planes.variation()
         return values

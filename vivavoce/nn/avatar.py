@@ -168,8 +168,9 @@ class Avatar(nn.Module):
         self.register_buffer("pose_center", torch.eye(3))
 
     @torch.no_grad()
-    def start(self, source: Source, every: Signals) -> None:
-        """Gaussians over the tracked head, coloured from a few frames; torso and background; statistics of the training cameras."""
+    def start(self, source: Source, every: Signals, shares: tuple[float, float, float] = (0.5, 0.42, 0.08)) -> None:
+        """Gaussians over the tracked head (shares: face, rest of the head, inside of the mouth), coloured from a few frames; torso and
+        background; statistics of the training cameras."""
         cameras = every.camera
         u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
         self.pose_center.copy_(u @ v)
@@ -185,7 +186,7 @@ class Avatar(nn.Module):
         triangles, lips = torch.from_numpy(face_mesh.triangles()), torch.tensor(regions.LIPS_INNER)
         mesh: Tensor = source.mesh  # type: ignore[attr-defined]
         count, embedding = len(self.gaussians), self.gaussians.embeddings.shape[1]
-        seeds = face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], count)
+        seeds = face_points.head_points(mesh, triangles, lips, some.camera[near[:1]], head[near[0]], count, shares)
         colours = face_points.colours_of(seeds.means, some.camera, some.frames)
         colours[seeds.part == 2] = torch.tensor(INSIDE)
         if len(seeds.means) != count:  # a head without a pixel beside the mesh has no shell
