@@ -44,7 +44,7 @@ from vivavoce.types import RATE, Clip
 
 FILES = ("blendshapes.npy", "transforms_train.json", "transforms_val.json")
 UNITS, NEAR, LISTENED = 64, 2, 12  # kinds of sound; frames on each side that the baselines hear; rounds of k-means
-WAYS: tuple[dict[str, float], ...] = ({}, {"temperature": 0.0}, {"guidance": 1.5}, {"temperature": 0.0, "evaluations": 1})  # of dit_motion
+WAYS: tuple[dict[str, float], ...] = ({}, {"mouth_temperature": 0.7}, {"guidance": 1.5}, {"evaluations": 2})  # of dit_motion
 Mouth = Callable[[Person], Tensor]  # -> gap of the lips [T] metres
 
 

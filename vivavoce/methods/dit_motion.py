@@ -73,6 +73,7 @@ class Config(Acting):
     sync: float = 0.05  # weight of the frozen judge's loss
     judge_steps: int = 400  # training steps in which the judge learns; frozen after them
     temperature: float = 0.7  # of the noise that motion is made from: 0 the same at every seed, 1 as varied as people
+    mouth_temperature: float = 0.0  # the same, for what the voice moves: 0 follows it best
     strength: float = 1.0  # of the mouth's movement
     pose: float = 0.5  # of the head's movement that is made
     sway: float = 0.6  # of the procedural sway and breath, which go on in silence
@@ -116,7 +117,8 @@ class DitMotion(Generator):
         "large": {"width": 512, "layers": 8, "heads": 8, "hidden": 2048, "block": 64, "chunk": 80, "rate": 1e-4, "steps": 100_000},
         "seed": dict(speech="wav2vec2", speech_dim=768, space="keypoints", expression=63, chosen="seed", identity=63, block=65, ahead=0,
                      chunk=75, kind="cross", width=512, layers=8, heads=8, hidden=2048, process="diffusion", evaluations=10, begin=10,
-                     guidance=0.65, temperature=1.0, sync=0.0, gap=0.0, dropout=0.1, batch=32, rate=5e-5, steps=1_000_000),
+                     guidance=0.65, temperature=1.0, mouth_temperature=1.0, sync=0.0, gap=0.0, dropout=0.1, batch=32, rate=5e-5,
+                     steps=1_000_000),
         "tiny": dict(speech_dim=8, context=2, block=4, ahead=1, chunk=8, width=16, layers=1, heads=2, hidden=16, evaluations=2,
                      judge_steps=3, steps=12, batch=4, rate=3e-3),
     }  # fmt: skip
@@ -259,7 +261,8 @@ class DitMotion(Generator):
         given = (torch.arange(length, device=speech.device) < c.context)[None]
         seen = ~given | (state.frame > 0)
         frames = torch.arange(state.frame, state.frame + new, device=speech.device)
-        noise = c.temperature * idle.normal(frames, self.code.numbers, int(c.seed))[None]
+        warmth = c.temperature + (c.mouth_temperature - c.temperature) * self.code.spoken
+        noise = warmth * idle.normal(frames, self.code.numbers, int(c.seed))[None]
 
         def network(noisy: Tensor, time: Tensor) -> Tensor:
             whole = torch.cat([state.previous[None], noisy], 1)

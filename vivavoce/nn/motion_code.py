@@ -74,6 +74,11 @@ class MotionCode(nn.Module):
         """M, numbers a frame that a network makes."""
         return len(self.chosen)
 
+    @property
+    def spoken(self) -> Tensor:  # [M]
+        """1 for the numbers that the voice moves, else 0."""
+        return torch.cat([self.mouth, self.mouth.new_zeros(RIGID)])[self.chosen]
+
     def fit(self, motion: Motion, length: int) -> None:
         """What people do in stretches of `length` rows: the usual rest, the usual opening, the deviations."""
         if self.faces:
