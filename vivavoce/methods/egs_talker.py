@@ -7,6 +7,11 @@ Different, and why: the agents are Gaussians spread over the head, not the first
 attention's weights do not depend on the frame, so a trained head keeps them and a frame costs one small matrix product; each
 Gaussian has free features beside the planes' (EmbedTalk, 2026); torso and background are learned with the head instead of
 copied from the frame that is asked for; the deformation is bounded, so nothing flies away.
+
+The paper and its released code are two methods; both are presets here, built of the same parts. `paper`: tri-planes of several
+resolutions, KAN in the encoder and in the decoder of the deformation. `code`: K-planes, one linear encoder, ordinary two-layer heads;
+KAN only in the tokens; the first 200 Gaussians are the agents. Kept out of `code` because they are mistakes there: settings under which
+the set never grows, lengths that no published figure can come from (GaussianTalker's are taken), a position code on the four tokens.
 """
 
 from __future__ import annotations
