@@ -248,16 +248,16 @@ class Radiance(nn.Module):
     def trace(self, field: Field, told: Any, camera: Camera, looked: Looked, size: tuple[int, int]) -> Traced:
         """What the rays of a training step meet, with gradients."""
         count, each = looked.column.shape
-        origins, directions = rays.cast(camera, size, looked.line * size[1] + looked.column)
-        ends = rays.box(origins, directions, self.occupancy.low, self.occupancy.high)
-        jitter = torch.rand_like(ends[0])
-        samples = rays.march(origins, directions, *ends, self.occupancy, self.step, self.recipe.most, jitter)
+        with torch.autocast(camera.pose.device.type, enabled=False):  # a ray in half precision misses its pixel
+            origins, directions = rays.cast(camera, size, looked.line * size[1] + looked.column)
+            ends = rays.box(origins, directions, self.occupancy.low, self.occupancy.high)
+            samples = rays.march(origins, directions, *ends, self.occupancy, self.step, self.recipe.most, torch.rand_like(ends[0]))
         rows = Rows(samples.ray // each, count)
         with quick_products():
             density, features, aside = field.density(self.inside(samples.positions), told, rows)
             colour = field.colour(features, directions.reshape(-1, 3)[samples.ray], told, rows)
-        drawn = rays.composite(density / self.depth, colour, samples)
-        along = aside.new_zeros(count * each).index_add(0, samples.ray, drawn.weights * aside)
+        drawn = rays.composite(density.float() / self.depth, colour.float(), samples)  # whatever precision the networks were run in
+        along = drawn.weights.new_zeros(count * each).index_add(0, samples.ray, drawn.weights * aside.float())
         return Traced(*(part.unflatten(0, (count, each)) for part in (drawn.features, drawn.opacity, along)))
 
     # ---- learning ----
@@ -277,7 +277,8 @@ class Radiance(nn.Module):
         traced = self.trace(field, told, clip.camera, looked, size)
         flow: Tensor | None = None
         if stage == 2:
-            learned, flow = self.torso(self.code(clip.camera), clip.body, size)
+            with torch.autocast(clip.body.device.type, enabled=False):
+                learned, flow = self.torso(self.code(clip.camera), clip.body, size)
             behind = looked.read(learned)
         else:
             torso = looked.read(clip.torso)
