@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import torch
 from tests.published import fill, inputs, voice
 from tests.synthetic import SyntheticPerson
 from tests.test_syncnet import near, recorded
-from vivavoce import media, registry, speech, train
+from vivavoce import media, registry, run, speech, train
 from vivavoce.data.dubbed import Dubbed
 from vivavoce.data.faces import Faces
 from vivavoce.face.box import face_box
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.methods.wav2lip import Wav2Lip
 from vivavoce.nn import moments
+from vivavoce.nn.mel_encoder import load_published
 from vivavoce.nn.wav2lip import SIDES, Discriminator, Generator, masked
 from vivavoce.prepare.faces import pack
 from vivavoce.prepare.people import film as dubbing
@@ -228,3 +230,40 @@ def test_packed_faces_are_the_film(shared_data: Path, film: Path, tmp_path: Path
         source.clip([0], {"camera"})
     with pytest.raises(InputError, match="no faces_"):
         Faces(tmp_path / "none")
+
+
+@pytest.mark.real
+def test_run_dubs_a_film_and_says_what_it_needs(film: Path, shared_data: Path, tmp_path: Path) -> None:
+    config = registry.configure("wav2lip", "tiny", steps=1)
+    trained = train.train("wav2lip", SyntheticPerson(window=(2, 0), dim=640), tmp_path / "run", config, preset="tiny")
+    sound = tmp_path / "a.wav"
+    media.write_audio(sound, [voice(20 / 25)])
+    with pytest.raises(InputError, match="--face"):
+        run.speak(film, sound, tmp_path / "out.mp4", run.Options(renderer=str(trained)))
+    with pytest.raises(InputError, match="--renderer"):
+        run.speak(trained, sound, tmp_path / "out.mp4")
+    report = run.speak(film, sound, tmp_path / "out.mp4", run.Options(renderer=str(trained), face=1))
+    made, true = (np.stack(list(islice(media.frames(path), 20))).astype(int) for path in (report.out, film))
+    assert report.frames == 20 and made.shape == true.shape
+    away = np.abs(made - true).max(-1)
+    assert away[:12, 100:, :360].max() > 60 and away[:, :, 360:].max() < 60 and away[12:20].max() < 60  # what the codec changes is less
+
+
+def test_the_authors_file_dubs_where_the_user_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in the small: a net of the published shape with a tenth of its channels stands for the published one."""
+    monkeypatch.setenv("VIVAVOCE_OFFLINE", "1")
+    monkeypatch.setenv("VIVAVOCE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"wav2lip_gan\.pth"):
+        Wav2Lip.shipped()
+    small = partial(Generator, 96, 0.1)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in fill(small).state_dict().items()}}, tmp_path / "wav2lip_gan.pth")
+    monkeypatch.setenv("VIVAVOCE_ASSETS", str(tmp_path))
+    monkeypatch.setattr(Generator, "from_authors", classmethod(lambda cls, state: _loaded(small(), state)))
+    method = Wav2Lip.shipped()
+    with torch.no_grad():
+        assert torch.equal(method.net(inputs()["mel"], inputs()["faces"]), fill(small)(inputs()["mel"], inputs()["faces"]))
+
+
+def _loaded(net: Generator, state: dict[str, torch.Tensor]) -> Generator:
+    load_published(net, state, "wav2lip")
+    return net.eval()

@@ -27,6 +27,7 @@ from vivavoce.data.playback import playback
 from vivavoce.data.portrait import Portrait
 from vivavoce.media import Writer, audio_chunks, pixels, probe, write_image
 from vivavoce.method import Generator, Method, Renderer
+from vivavoce.prepare import people
 from vivavoce.talker import Talker
 from vivavoce.train import load_run
 from vivavoce.types import FPS, InputError, Source
@@ -34,6 +35,7 @@ from vivavoce.types import FPS, InputError, Source
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 PREVIEW = 5  # frames in the preview strip
 SHIPPED = "speech_motion"  # the generator whose weights come with vivavoce
+DUBBING = "dubbing"  # the family of methods that draw into the frames of a film
 SPARE = "mel"  # speech encoder that needs no file: what ships for it takes over where another's weights cannot be had
 SMALLEST, LARGEST = 64, 8192  # px, longest side of a film
 
@@ -83,7 +85,9 @@ def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int]
     path = Path(source)
     if not path.exists():
         raise InputError(path, "no such file or folder")
-    device, notes = pick_device(options.device), []
+    device, notes = pick_device(options.device), list[str]()
+    if _dubs(options.renderer):
+        return _dubbed(path, options, device, notes)
     run = _run_of(path)
     if run is not None:
         if run != path:
@@ -91,6 +95,8 @@ def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int]
         method, about = load_run(run, device)
         if not isinstance(method, Renderer):
             raise InputError(run, f"{about['method']} draws no frames", "give a run of a renderer: vivavoce list")
+        if registry.find(about["method"]).family == DUBBING:
+            raise InputError(run, "it draws into films and has none of its own", f"run: vivavoce run FILM --renderer {run} --audio FILE")
         folder = Path(about.get("folder", ""))
         longest = options.size or about.get("size")
         person: Source = Person(folder, longest, "all", method.speech, method.window, device=device, space=method.space or "blendshapes")
@@ -269,6 +275,25 @@ def _found(renderer: Renderer, places: Sequence[Path], notes: list[str]) -> str:
     cause = f"it reads motion in the space {renderer.space!r}, and nothing here makes that from speech"
     remedy = f"run: vivavoce train geneface_motion {folder} --preset {renderer.space}"
     raise InputError(type(renderer).__name__, cause, remedy)
+
+
+def _dubs(name: str) -> bool:
+    """Whether a method, or the method of a run folder, draws into the frames of a film."""
+    if not _is_run(name):
+        return registry.find(name).family == DUBBING
+    try:
+        about = json.loads((Path(name) / "config.json").read_text("utf-8"))
+        return registry.find(about["method"]).family == DUBBING
+    except (ValueError, KeyError, TypeError):
+        return False  # whoever loads it says what is wrong with it
+
+
+def _dubbed(path: Path, options: Options, device: str, notes: list[str]) -> tuple[Talker, tuple[int, int], list[str]]:
+    """A Talker that gives one person of a film another mouth."""
+    method = _ready(options.renderer, device, options)
+    assert isinstance(method, Renderer)
+    film = people.film(path, options.face, options.size)
+    return _talker(method, film, options, device, None, notes), film.size, notes
 
 
 def _is_run(name: str | Path) -> bool:
