@@ -17,6 +17,7 @@ from vivavoce.face.acting import EMOTIONS, Acting
 from vivavoce.face.regions import BLENDSHAPES
 from vivavoce.method import Renderer
 from vivavoce.methods.dit_motion import Config, DitMotion
+from vivavoce.nn import shipping
 from vivavoce.nn.dit import CrossBlock, MotionTransformer, SpeechFrames, aligned, rotary, sinusoid, turned
 from vivavoce.nn.motion_code import MotionCode
 from vivavoce.nn.motion_sync import MotionSync
@@ -323,6 +324,22 @@ def test_presets_can_be_made_and_a_seed_sized_one_learns() -> None:
     assert made.space == "keypoints" and made.expression.shape == (70, 63)
     still = [k for k in range(63) if k not in method.code.chosen.tolist()]
     assert torch.allclose(made.expression[:, still], motion.expression[:1, still].expand(70, -1))
+
+
+def test_weights_written_are_the_weights_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = tiny()
+    state = {k: v for k, v in method.state_dict().items() if not k.startswith("judge.")}
+    shipping.write(tmp_path / "dit_motion_whisper.safetensors", method.config, state)
+    monkeypatch.setattr(shipping, "WEIGHTS", tmp_path)
+    again = DitMotion.shipped(seed=7)
+    assert again.config.seed == 7 and again.judge is None and not again.training
+    again.config.seed = 0
+    speech = sounds(method, 8)
+    assert torch.allclose(moved(again, speech, 8).expression, moved(method, speech, 8).expression, atol=0.02)
+    with pytest.raises(InputError, match="there are some for: whisper"):
+        DitMotion.shipped(speech="mel")
+    with pytest.raises(InputError, match="vivavoce train wav2lip"):
+        shipping.read("wav2lip", "mel")
 
 
 def test_what_does_not_fit_is_refused_in_one_line() -> None:

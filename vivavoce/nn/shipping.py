@@ -26,8 +26,9 @@ def write(path: Path, config: Any, state: dict[str, Tensor]) -> None:
     part.replace(path)
 
 
-def read(method: str, speech: str, folder: Path = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(method: str, speech: str, folder: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and weights of a method for an encoder. Raises InputError when none come with vivavoce."""
+    folder = folder or WEIGHTS
     path = folder / f"{method}_{speech}.safetensors"
     if not path.is_file():
         known = sorted(p.stem.removeprefix(f"{method}_") for p in folder.glob(f"{method}_*.safetensors"))
