@@ -89,7 +89,7 @@ class Told(nn.Module):
             layer.weight.data *= (layer.in_features / (width + told)) ** 0.5  # as one layer over both starts
         layers: list[nn.Module] = []
         for a, b in pairwise(outs):
-            layers += [nn.ReLU(), nn.Linear(a, b, bias=bias)]
+            layers += [nn.ReLU(inplace=True), nn.Linear(a, b, bias=bias)]  # in place: a frame has a million of these
         self.rest = nn.Sequential(*layers)
 
     def forward(self, points: Tensor, told: Tensor, rows: Rows) -> Tensor:  # [N,width], [T,told] -> [N,outs[-1]]

@@ -52,7 +52,7 @@ RISE = 0.03  # share of the steps in which a rate rises
 TURN = {"cpu": 4}  # samples a ray goes on by before the opaque ones are left behind: a round costs a GPU more than the samples do
 TURN_ELSEWHERE = 16
 TINY: dict[str, Any] = dict(
-    steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=10, size=48, cells=16, samples=24, most=12,
+    steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=4, size=48, cells=16, samples=24, most=12,
     flow_cells=4, rate=5e-3,
 )  # fmt: skip
 CPU: dict[str, Any] = dict(steps=3000, batch=4, rays=4096, patch=32, size=256, cells=64, samples=64, most=32)
