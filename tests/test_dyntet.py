@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.synthetic import SyntheticPerson
+from vivavoce import registry
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import pose, regions
 from vivavoce.nn import face_motion, shading
@@ -194,3 +196,21 @@ def test_the_baked_picture_shows_the_surface(solid: Solid) -> None:
     far = shape.rest[charts.vertex, 0].abs() > 0.02
     assert float((found - wanted[charts.vertex])[far].abs().mean()) < 0.12
     assert float(picture.amax(0).min()) > 0.3
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_what_a_cpu_draws_and_learns() -> None:
+    """Through both phases."""
+    torch.manual_seed(0)
+    person = SyntheticPerson(space="bfm")
+    method = registry.create("dyntet", "tiny", noise=0.0)
+    method.setup(person)
+    method.to("cuda")
+    optimizers, needs = method.optimizers(), method.needs | method.loss_needs
+    clip = person.clip(slice(0, 4), needs).to("cuda")
+    totals = [sum(float(v) for v in method.train().update(clip, step, optimizers).values()) for step in range(16)]
+    assert min(totals[-3:]) < totals[0] and method.head.fixed  # type: ignore[union-attr]
+    with torch.no_grad():
+        there = method.eval().render(None, clip).cpu()  # type: ignore[operator]
+        here = method.cpu().render(None, clip.to("cpu"))  # type: ignore[operator]
+    assert float((there - here).abs().mean()) < 2e-3

@@ -97,6 +97,14 @@ def _track(folder: Path) -> dict[str, torch.Tensor]:
         raise InputError(path, f"cannot be read ({type(error).__name__})", remedy) from error
 
 
+def _basis(folder: Path | None) -> Any:  # -> float64 [K,V*3] metres, or None
+    """The movements that a folder's expressions are numbers of, where its tracker left them and they fit into a row."""
+    if folder is None or not (folder / "track_params.pt").is_file():
+        return None
+    found = _track(folder).get("basis")
+    return found.flatten(1).double().numpy() if found is not None and len(found) <= EXPRESSIONS else None
+
+
 def smoothed(rows: Any, deviation: float) -> Any:  # [T,E], frames -> [T,E]
     """A Gaussian over time; DynTet smooths the pose of foreign files with 5 frames, and 0 changes nothing."""
     if deviation <= 0:
@@ -113,10 +121,9 @@ def retarget(rows: Any, source: Path | None, target: Path) -> Any:  # [T,70], fo
     """
     home = of_folder(target)[:, :EXPRESSIONS]
     code = rows[:, :EXPRESSIONS] - rows[:, :EXPRESSIONS].mean(0)
-    pair = [(_track(f).get("basis") if f is not None and (f / "track_params.pt").is_file() else None) for f in (source, target)]
+    theirs, ours = (_basis(folder) for folder in (source, target))
     foreign = source is not None and source.resolve() != target.resolve()
-    if foreign and pair[0] is not None and pair[1] is not None and pair[0].shape[1:] == pair[1].shape[1:]:
-        theirs, ours = (p.flatten(1).double().numpy() for p in pair)
+    if foreign and theirs is not None and ours is not None and theirs.shape[1] == ours.shape[1]:
         gram = ours @ ours.T
         carried = np.linalg.solve(gram + 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram)), ours @ theirs.T)  # [K,K']
         code = np.pad(code[:, : len(theirs)] @ carried.T, ((0, 0), (0, EXPRESSIONS - len(ours))))

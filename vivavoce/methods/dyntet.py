@@ -65,7 +65,7 @@ class Config:
     lips: float = 1.0  # weight of the mouth's box in the loss
     eyes: float = 0.5  # weight of the eyes' boxes
     structure: float = 0.2  # weight of (1 - SSIM) / 2
-    mask: float = 0.3  # weight of the head's outline
+    mask: float = 0.5  # weight of the head's outline
     perceptual: float = 0.05  # weight of LPIPS, after the first phase; 0: not computed, no weights fetched
     flow_cells: int = 12  # of the torso's flow along each side
     seed: int = 0  # of everything random
@@ -123,8 +123,8 @@ class DynTet(Renderer):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As torch's, with as many triangles, numbers of an expression and pixels as the checkpoint has."""
-        device, height, width = self.viewing.size.device, *state_dict["torso.picture"].shape[1:]
-        self._build(len(state_dict["head.mean"]), (height, width))
+        device = self.viewing.size.device
+        self._build(len(state_dict["head.mean"]), tuple(state_dict["torso.picture"].shape[1:]))
         self.to(device)
         self.head.resize(state_dict, "head.")
         return super().load_state_dict(state_dict, strict, assign)
@@ -190,6 +190,9 @@ class DynTet(Renderer):
         at = torch.stack([pixels.place % size[1], pixels.place // size[1]], 1) + 0.5
         rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
         colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
+        if self.training and clip.labels is not None:  # where the outline is too wide, it has to shrink, not to look like what is behind
+            own = torch.isin(clip.labels.flatten()[pixels.row * (size[0] * size[1]) + pixels.place], clip.labels.new_tensor(HEAD))
+            colour = torch.where(own[:, None], colour, colour.detach())
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
         picture = draw.antialias(picture, target, faces, shape.linked, number)
         behind, flow = self.torso(pose, clip.body, size)
@@ -233,7 +236,7 @@ class DynTet(Renderer):
         frames, target = drawn.frames, clip.frames
         head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device)).to(frames)
         lids = [torch.cat([e.amin(1), e.amax(1)], 1) for e in (clip.landmarks[:, 36:42], clip.landmarks[:, 42:48])]
-        eyes = sum(losses.boxes(box, size, 0.3) for box in lids)
+        eyes = torch.stack([losses.boxes(box, size, 0.3) for box in lids]).sum(0)
         bent = tets.laplacian(drawn.change, shape.surface.faces).square().sum(2).mean() / self.head.step.square()
         values = {
             "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -51,12 +53,13 @@ class Skin(nn.Module):
         super().__init__()
         self.grid = Grid(3, levels, 2, 16, finest, table)
         self.spot, self.told = nn.Linear(self.grid.width, hidden), nn.Linear(condition, hidden)
-        self.texture = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 9))
+        last = nn.Linear(hidden, 9)
+        self.texture = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
         self.light = Environment()
-        nn.init.zeros_(self.texture[-1].bias)
+        nn.init.zeros_(last.bias)
         with torch.no_grad():
-            self.texture[-1].weight[3:] *= 0.1
-            self.texture[-1].bias[3:6] = torch.tensor([-4.0, 0.0, -4.0])  # no shadow, half rough, no metal
+            last.weight[3:] *= 0.1
+            last.bias[3:6] = torch.tensor([-4.0, 0.0, -4.0])  # no shadow, half rough, no metal
 
     def _look(self, place: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [P,3] in 0..1, [P or 1,hidden]
         """Colour 0..1, material 0..1 and bump (-BUMP to BUMP) of points of the surface: three of [P,3]."""
@@ -80,7 +83,8 @@ class Skin(nn.Module):
     def warm(self, place: Tensor, colour: Tensor, frame: Tensor, steps: int, rate: float) -> None:  # [N,3] in 0..1, [N,3], [condition]
         """First colours: what some frames show at points of the surface. Seconds that spare thousands of pictures' worth."""
         networks = [*self.spot.parameters(), *self.texture.parameters()]
-        optimizer = torch.optim.Adam([{"params": [self.grid.table], "lr": 5 * rate}, {"params": networks}], rate)
+        groups: list[dict[str, Any]] = [{"params": [self.grid.table], "lr": 5 * rate}, {"params": networks}]
+        optimizer = torch.optim.Adam(groups, rate)
         for _ in range(steps):
             some = torch.randint(len(place), (min(ALIKE, len(place)),))
             optimizer.zero_grad()
