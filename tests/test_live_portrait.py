@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests import liveportrait_weights as rule
-from tests.synthetic import SyntheticPerson
+from tests.synthetic import LoudnessEncoder, SyntheticPerson
 from tests.test_liveportrait_parts import check, networks
 from vivavoce import registry
 from vivavoce.data import driving
@@ -20,6 +21,7 @@ from vivavoce.face.crop import Crop
 from vivavoce.media import Writer
 from vivavoce.methods.live_portrait import LivePortrait
 from vivavoce.nn.liveportrait import SMALL, Networks, drawing, keypoints, training
+from vivavoce.talker import Talker
 from vivavoce.types import Clip, InputError, Motion
 
 
@@ -240,6 +242,12 @@ def test_training_begins_with_a_face_without_pose() -> None:
 class Brightness:
     """Measures what can be checked by hand: the mean of a crop turns the head and opens the mouth."""
 
+    device, source_needs = torch.device("cpu"), frozenset({"frames"})
+
+    def encode(self, source: Clip) -> SimpleNamespace:
+        assert source.frames is not None
+        return SimpleNamespace(motion=moved(1))
+
     def measure(self, frames: Tensor, where: Crop) -> Motion:
         value = frames.mean((1, 2, 3))[:, None]
         expression = torch.zeros(len(frames), 63)
@@ -281,6 +289,20 @@ def test_a_film_drives_absolutely(film: Path) -> None:
     assert torch.allclose(there.scale, own.scale.expand(10, 1), atol=1e-5)
     assert there.expression[0, 3 * 19 + 1].item() == pytest.approx(40 / 255, abs=0.02)
     assert torch.allclose(there.expression[:, :3], own.expression[:, :3].expand(10, -1), atol=1e-5), "point 0 holds identity"
+
+
+def test_a_driver_takes_the_place_of_a_generator(film: Path) -> None:
+    """Through the Talker, with a portrait's frames: the driver's motion for as long as the sound lasts, to and fro."""
+    person, method = SyntheticPerson(), tiny()
+    driver = driving.played(film, Brightness(), person)  # type: ignore[arg-type]
+    motion, state = driver.generate(Clip(speech=torch.zeros(12, 2, 4)), driver.start(Clip()))
+    turned = motion.rotation[:, 1]
+    assert state == 12 and turned[9] > turned[5] > turned[0] and turned[10] == turned[9] and turned[11] == turned[8]
+    encoder = LoudnessEncoder()
+    encoder.name = "mel"
+    frames = Talker(method, person, {"mel": encoder}, driver)(torch.zeros(640 * 12))
+    assert frames.shape == (12, 3, 48, 48)
+    assert torch.allclose(frames[10], frames[9], atol=1e-5) and not torch.allclose(frames[9], frames[0], atol=1e-4)
 
 
 def test_unknown_modes_and_films_without_a_face(tmp_path: Path, film: Path) -> None:

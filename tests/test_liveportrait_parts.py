@@ -16,7 +16,7 @@ from torch.nn import functional
 from tests import liveportrait_weights as rule
 from vivavoce.face import pose
 from vivavoce.nn import grid_sample3d
-from vivavoce.nn.liveportrait import SMALL, Networks, keypoints, weights
+from vivavoce.nn.liveportrait import SMALL, Networks, keypoints, onnx, weights
 from vivavoce.types import InputError, Motion
 
 RECORD = Path(__file__).with_name("liveportrait.npz")
@@ -209,3 +209,27 @@ def test_a_larger_face_moves_more() -> None:
     out = keypoints.milder(2 * source, first, driven)
     factor = math.sqrt(keypoints.volume(2 * source[0]) / keypoints.volume(first[0]))
     assert torch.allclose(out - 2 * source, torch.full_like(source, 0.1 * factor), atol=1e-5)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_onnx_files_give_our_outputs(tmp_path: Path) -> None:
+    """Every part, run by ONNX Runtime at another batch size than it was traced with."""
+    pytest.importorskip("onnxscript", reason="an optional package: pip install onnx onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net = Networks(SMALL).eval()
+    paths = onnx.export(net, tmp_path, 32)
+    assert not list(tmp_path.glob("*.part"))
+    for part, path in zip(onnx.parts(net, 32), paths, strict=True):
+        given = {k: torch.rand(3, *v.shape[1:]) - (0.5 if k != "img" else 0) for k, v in part.inputs.items()}
+        wanted = part.module(*given.values())
+        found = runtime.InferenceSession(str(path)).run(list(part.outputs), {k: v.numpy() for k, v in given.items()})
+        for name, a, b in zip(part.outputs, found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+            np.testing.assert_allclose(a, b.numpy(), atol=1e-4, err_msg=f"{part.name} {name}")
+
+
+def test_export_without_its_packages_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install onnx onnxscript"):
+        onnx.export(Networks(SMALL), tmp_path)

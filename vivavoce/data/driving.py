@@ -3,9 +3,8 @@
 The driver's face is looked for in a few frames spread over the film; one steady crop around it serves all, so that the head moves in
 the crop as it does in the film. Frames are read as they are needed: memory does not grow with the film.
 
-    identity = renderer.encode(portrait.clip([0], renderer.source_needs))
-    for motion in motions("driver.mp4", renderer, identity.motion):
-        frames = portrait.paste(renderer.render(identity, Clip(motion=motion)), ...)
+    talker = Talker(renderer, portrait, {"mel": speech.load("mel")}, played("driver.mp4", renderer, portrait), portrait.paste)
+    frames = talker(audio("driver.mp4"))
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vivavoce.data.playback import Playback
 from vivavoce.face.crop import Crop, around, steady
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.face.regions import LANDMARKS_68
 from vivavoce.media import frames as film_frames
 from vivavoce.media import glimpses, read_image
 from vivavoce.nn.liveportrait import keypoints
-from vivavoce.types import Clip, InputError, Motion
+from vivavoce.types import Clip, InputError, Motion, Source
 
 LOOKS = 12  # frames in which the face is looked for
 MARGIN, SHIFT = 2.2, (0.0, -0.1 * 2.2)  # of the driver's crop, as published
@@ -40,7 +40,11 @@ class Extractor(Protocol):
 
     def encode(self, source: Clip) -> Any: ...
 
-    def render(self, identity: Any, clip: Clip) -> Tensor: ...
+    @property
+    def source_needs(self) -> frozenset[str]: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 def face_of(path: str | Path, side: int = 512) -> Crop:
@@ -65,7 +69,6 @@ def motions(
     mode: str = "relative",
     region: str = "all",
     block: int = 8,
-    device: str | torch.device = "cpu",
 ) -> Iterator[Motion]:
     """The driver's motion, relative to the face it drives, `block` rows at a time.
 
@@ -88,7 +91,7 @@ def motions(
     pictures = iter([read_image(path)]) if still else film_frames(path)
     first: Motion | None = None
     while batch := list(islice(pictures, block)):
-        rows = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float().to(device) / 255
+        rows = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float().to(extractor.device) / 255
         seen = extractor.measure(rows, where[torch.zeros(len(rows), dtype=torch.long)])
         if mode == "absolute" or still:
             yield keypoints.relative(keypoints.replaced(own, seen, region), own)
@@ -97,13 +100,11 @@ def motions(
         yield keypoints.relative(seen, first, region)
 
 
-def reenacted(
-    path: str | Path, extractor: Extractor, source: Any, mode: str = "relative", region: str = "all", block: int = 8
-) -> Iterator[Tensor]:  # [T,3,H,W] each
-    """Frames of a portrait (`data/portrait.py`) that moves as the driver does, pasted into its picture."""
-    device = next((p.device for p in extractor.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
-    needs = extractor.source_needs  # type: ignore[attr-defined]
-    identity = extractor.encode(source.clip([0], needs).to(device))
-    for motion in motions(path, extractor, identity.motion, mode, region, block, device):
-        drawn = extractor.render(identity, Clip(motion=motion))
-        yield source.paste(drawn, torch.zeros(len(drawn), dtype=torch.long))
+def played(path: str | Path, extractor: Extractor, source: Source, mode: str = "relative", region: str = "all", block: int = 8) -> Playback:
+    """A Generator that plays the driver's motion in place of one that listens; arguments and errors as of `motions`.
+
+    A film of an hour is 26 MB of motion: it is measured beforehand, so that the Talker can play it to and fro.
+    """
+    clip = source.clip([0], extractor.source_needs).to(extractor.device)
+    own = extractor.encode(clip).motion
+    return Playback(Motion.cat(list(motions(path, extractor, own, mode, region, block))).to("cpu"))

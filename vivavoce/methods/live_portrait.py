@@ -132,6 +132,11 @@ class LivePortrait(Renderer):
         self._draw.clear()  # made from weights that may change
         return super().train(mode)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.networks.parameters()).device
+
     # ---- drawing ----
 
     @torch.no_grad()

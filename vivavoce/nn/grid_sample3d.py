@@ -18,7 +18,7 @@ NATIVE = frozenset({"cpu", "cuda"})  # devices on which torch itself samples vol
 
 def grid_sample3d(volume: Tensor, grid: Tensor) -> Tensor:  # [B,C,D,H,W], [B,d,h,w,3] -> [B,C,d,h,w]
     """Values of the volume at the grid's places, in the volume's dtype; with gradients in both."""
-    if volume.device.type in NATIVE and not torch.onnx.is_in_onnx_export():
+    if volume.device.type in NATIVE:
         # half precision has a place wrong by up to a 64th of a cell: the grid's precision decides
         return functional.grid_sample(volume.to(grid.dtype), grid, align_corners=False).to(volume.dtype)
     return gathered(volume, grid)

@@ -7,6 +7,7 @@ weights were trained, and so it stays. Every slot's grid is only shifted, so its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -125,11 +126,12 @@ class WarpingNetwork(nn.Module):
         self.dense_motion_network = DenseMotion(points, volume, *dense)
         self.third = SameBlock(volume[0] * volume[1], leaving, 0.01)
         self.fourth = nn.Conv2d(leaving, leaving, 1)
+        self.sample: Callable[[Tensor, Tensor], Tensor] = grid_sample3d  # another where a target lacks torch's (onnx.py)
 
     def forward(self, volume: Tensor, driving: Tensor, source: Tensor) -> Warped:
         """The volume [T,C,D,H,W] moved from the source's key points [T,K,3] to the driving ones [T,K,3]."""
         flow, occlusion = self.dense_motion_network(volume, driving, source)
-        moved = grid_sample3d(volume, flow)
+        moved = self.sample(volume, flow)
         features = self.fourth(self.third(moved.flatten(1, 2))) * occlusion
         return Warped(features, occlusion, flow)
 
