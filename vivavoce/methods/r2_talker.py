@@ -115,13 +115,14 @@ class R2Talker(Renderer):
         self._build(source.size, every.frames)
         self.marks.fit(expression)
         self.room.start(source, every)
-        nn.init.uniform_(self.looked.table, -0.1, 0.1)  # else two thousand features of nothing say nothing for long
+        nn.init.uniform_(self.looked.table, -1.0, 1.0)  # a grid's usual start, nearly nothing, says nothing for long
 
     def tell(self, clip: Clip) -> Steered:
         """The condition of each row."""
         assert clip.eyes is not None
         code = self.marks(clip)
-        features = self.looked(code.reshape(-1, 3) / (2 * REACH) + 0.5).reshape(len(code), -1)
+        usual = self.looked(torch.full_like(code[:1, :3], 0.5))  # of a landmark at its mean: what all share hides how they differ
+        features = (self.looked(code.reshape(-1, 3) / (2 * REACH) + 0.5) - usual).reshape(len(code), -1)
         return Steered(self.scale(features), self.shift(features), clip.eyes * 2 - 1, self.individual(clip, len(code)))
 
     def density(self, points: Tensor, told: Steered, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
