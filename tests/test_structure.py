@@ -25,7 +25,7 @@ LEVELS = [
     {"protobuf", "heap", "catalogue", "download", "assets", "media", "tts", "speech", "face", "nn", "render", "diffusion", "losses"},
     {"method", "registry", "data"},
     {"methods", "prepare", "metrics"},
-    {"train", "talker", "run", "evaluate", "doctor", "viewer"},
+    {"train", "talker", "run", "evaluate", "doctor", "viewer", "controls"},
     {"serve"},
     {"cli", "__main__"},
 ]
@@ -38,7 +38,8 @@ FILE_LINES, METHOD_LINES, FUNCTION_LINES = 400, 300, 60
 KERNEL_LINES = 100  # a kernel's loop holds dozens of values in registers: cut in two, each half would take them all as arguments
 EMPTY_NAMES = {"utils", "util", "common", "core", "base", "helper", "helpers", "misc"}
 NEVER = {"torchvision", "torchaudio", "cv2", "mediapipe", "librosa", "pytorch3d", "tinycudann", "nvdiffrast", "insightface"}
-WHEN_USED = {"numba", "triton", "gsplat", "ai_edge_litert", "transformers", "piper", "gradio", "aiortc", "viser", "ray"}
+WHEN_USED = {"numba", "triton", "gsplat", "ai_edge_litert", "transformers", "piper", "gradio", "fastapi", "uvicorn", "aiortc", "viser", "ray"}
+WHEN_USED |= {"onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ from vivavoce import registry
 import vivavoce.cli
 for name in registry.names():
     registry.find(name)
-backends = ("vivavoce.render.splats.", "vivavoce.render.warp.", "vivavoce.render.mesh.")
+backends = tuple(f"vivavoce.{part}." for part in ("render.splats", "render.warp", "render.mesh", "render.rays", "nn.grid"))
 for module in pkgutil.walk_packages(vivavoce.__path__, "vivavoce."):
     if not module.name.startswith(backends) and module.name != "vivavoce.__main__":
         importlib.import_module(module.name)

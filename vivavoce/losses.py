@@ -65,11 +65,19 @@ def ssim_map(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5
     `sigma` 0 takes a flat window; `stride` every so many pixels alone: a loss with window 8 and stride 4 costs a twentieth
     on a CPU and still sees every pixel four times.
     """
+    luminance, contrast = ssim_parts(image, target, window, sigma, stride)
+    return luminance * contrast
+
+
+def ssim_parts(
+    image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5, stride: int = 1
+) -> tuple[Tensor, Tensor]:  # -> [T,C,h,w] each
+    """The two factors of `ssim_map`: luminance, and contrast with structure."""
     stack = torch.cat([image, target, image * image, target * target, image * target], dim=1)
     a, b, aa, bb, ab = _blur(stack, window, sigma, stride).chunk(5, dim=1)
     first, second = 0.01**2, 0.03**2
-    numerator = (2 * a * b + first) * (2 * (ab - a * b) + second)
-    return numerator / ((a * a + b * b + first) * (aa - a * a + bb - b * b + second))
+    luminance = (2 * a * b + first) / (a * a + b * b + first)
+    return luminance, (2 * (ab - a * b) + second) / (aa - a * a + bb - b * b + second)
 
 
 def dssim(image: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5, stride: int = 1) -> Tensor:  # [T,C,H,W] x2 -> scalar
