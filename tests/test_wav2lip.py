@@ -238,8 +238,6 @@ def test_run_dubs_a_film_and_says_what_it_needs(film: Path, shared_data: Path, t
     trained = train.train("wav2lip", SyntheticPerson(window=(2, 0), dim=640), tmp_path / "run", config, preset="tiny")
     sound = tmp_path / "a.wav"
     media.write_audio(sound, [voice(20 / 25)])
-    with pytest.raises(InputError, match="--face"):
-        run.speak(film, sound, tmp_path / "out.mp4", run.Options(renderer=str(trained)))
     with pytest.raises(InputError, match="--renderer"):
         run.speak(trained, sound, tmp_path / "out.mp4")
     report = run.speak(film, sound, tmp_path / "out.mp4", run.Options(renderer=str(trained), face=1))
