@@ -38,8 +38,8 @@ FILE_LINES, METHOD_LINES, FUNCTION_LINES = 400, 300, 60
 KERNEL_LINES = 100  # a kernel's loop holds dozens of values in registers: cut in two, each half would take them all as arguments
 EMPTY_NAMES = {"utils", "util", "common", "core", "base", "helper", "helpers", "misc"}
 NEVER = {"torchvision", "torchaudio", "cv2", "mediapipe", "librosa", "pytorch3d", "tinycudann", "nvdiffrast", "insightface"}
-WHEN_USED = {"numba", "triton", "gsplat", "ai_edge_litert", "transformers", "piper", "gradio", "fastapi", "uvicorn", "aiortc", "viser", "ray"}
-WHEN_USED |= {"onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb"}
+WHEN_USED = {"numba", "triton", "gsplat", "ai_edge_litert", "transformers", "piper", "gradio", "aiortc", "viser", "ray"}
+WHEN_USED |= {"fastapi", "uvicorn", "onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb"}
 
 
 @dataclass(frozen=True)
