@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -114,8 +114,19 @@ def speak(
     out: str | Path,
     options: Options | None = None,
     progress: Callable[[int, int], None] | None = None,
+    finish: Callable[[np.ndarray], np.ndarray] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Report:
-    """Make the video. Raises InputError for every input that cannot be used; `out` is whole or not there."""
+    """Make the video; `out` is whole or not there.
+
+    Args:
+        source: portrait, video, person folder or run. audio: a file with sound. out: .mp4, .mov or .mkv.
+        progress: told (frames done, frames expected) after each block; what it raises ends the work and leaves no file.
+        finish: each block of frames, uint8 [T,H,W,3], on its way into the file: where a mark is put on.
+        about: words kept in the file, by the container's names (title, comment, description, date, ...).
+    Raises:
+        InputError: an input that cannot be used.
+    """
     options, out, audio = options or Options(), Path(out), Path(audio)
     if out.suffix.lower() not in {".mp4", ".mov", ".mkv"}:
         raise InputError(out, "unknown kind of video file", "name it .mp4, .mov or .mkv")
@@ -128,9 +139,10 @@ def speak(
     total = max(1, round(heard * FPS))
     kept: list[np.ndarray] = []  # uint8 [H,W,3] each
     keep_at = set(torch.linspace(0, total - 1, PREVIEW + 2).long().tolist()[1:-1])
-    with Writer(out, size, FPS, audio) as writer, _Behind(writer.write) as encode:
+    with Writer(out, size, FPS, audio, about=about) as writer, _Behind(writer.write) as encode:
         # as 8 bits at once: float frames that wait for the encoder outlive their block, and the heap grows around them
         for images in map(pixels, talker.stream(_counted(audio_chunks(audio), report))):
+            images = images if finish is None else finish(images)
             kept += [image.copy() for at, image in enumerate(images, report.frames) if at in keep_at]
             report.frames += len(images)
             encode(images)
