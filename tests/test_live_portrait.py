@@ -15,8 +15,9 @@ from torch.nn import functional
 from tests import liveportrait_weights as rule
 from tests.synthetic import LoudnessEncoder, SyntheticPerson
 from tests.test_liveportrait_parts import check, networks
-from vivavoce import registry
+from vivavoce import registry, run
 from vivavoce.data import driving
+from vivavoce.data.playback import Playback
 from vivavoce.face.crop import Crop
 from vivavoce.media import Writer
 from vivavoce.methods.live_portrait import LivePortrait
@@ -303,6 +304,18 @@ def test_a_driver_takes_the_place_of_a_generator(film: Path) -> None:
     frames = Talker(method, person, {"mel": encoder}, driver)(torch.zeros(640 * 12))
     assert frames.shape == (12, 3, 48, 48)
     assert torch.allclose(frames[10], frames[9], atol=1e-5) and not torch.allclose(frames[9], frames[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_run_drives_a_portrait_by_a_film(film: Path) -> None:
+    """What `vivavoce run PORTRAIT --drive FILM --renderer live_portrait` builds."""
+    method, person = tiny(), SyntheticPerson()
+    talker = run._talker(method, person, run.Options(drive=str(film)), "cpu", None, [])
+    assert isinstance(talker.generator, Playback) and len(talker.generator.motion) == 10
+    own = method.encode(person.clip([0], method.source_needs)).motion
+    wanted = Motion.cat(list(driving.motions(film, method, own)))
+    assert torch.allclose(talker.generator.motion.expression, wanted.expression, atol=1e-6)
+    assert talker(torch.zeros(640 * 3)).shape == (3, 3, 48, 48)
 
 
 def test_unknown_modes_and_films_without_a_face(tmp_path: Path, film: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vivavoce import registry, speech
 from vivavoce.controls import Scene
+from vivavoce.data import driving
 from vivavoce.data.person import Person
 from vivavoce.data.playback import playback
 from vivavoce.data.portrait import Portrait
@@ -46,7 +47,7 @@ class Options:
 
     renderer: str = "face_warp"  # method for a portrait
     generator: str = ""  # speech -> motion, for renderers that read motion; "": one trained beside it, or shipped, of its motion space
-    drive: str = ""  # what moves the face in place of a generator: a person folder, or a file of coefficients for the space bfm
+    drive: str = ""  # what moves the face in place of a generator: a person folder, a film, or a file of coefficients for the space bfm
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, counted from the left; 0: the only one
     pose: str = "source"  # "source" (as in the video), "generator", "fixed", or a file of poses
@@ -247,7 +248,11 @@ def _talker(
     renderer: Renderer, source: Source, options: Options, device: str, paste: Any, notes: list[str], places: Sequence[Path] = ()
 ) -> Talker:
     encoders = {renderer.speech: speech.load(renderer.speech, device)} if "speech" in renderer.needs else {}
-    generator = _generator(renderer, places, options, device, encoders, notes) if "motion" in renderer.needs else None
+    generator: Generator | None = None
+    if options.drive and isinstance(renderer, driving.Extractor) and Path(options.drive).is_file():
+        generator, encoders[SPARE] = driving.played(options.drive, renderer, source), speech.load(SPARE, device)
+    elif "motion" in renderer.needs:
+        generator = _generator(renderer, places, options, device, encoders, notes)
     scene = Scene(options.pose, options.eyes, options.background, options.smooth_lips, options.seed)
     talker = Talker(renderer, source, encoders, generator, paste, options.block, scene)
     notes += talker.staging.notes

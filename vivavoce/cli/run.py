@@ -11,6 +11,8 @@ from vivavoce.cli.screen import bar, err, out
 from vivavoce.cli.words import File, Source
 from vivavoce.types import InputError
 
+FILMS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
+
 
 @dataclass
 class Run:
@@ -22,7 +24,7 @@ class Run:
     out: Path = Path("out.mp4")  # .mp4, .mov or .mkv; a preview picture goes beside it
     renderer: str = "face_warp"  # method for a portrait, or a run folder
     generator: str = ""  # speech -> motion, or a run folder; "": one trained beside it, or shipped
-    drive: str = ""  # what moves the face in place of a generator: a person folder, or a .npy or .mat file of coefficients
+    drive: str = ""  # what moves the face in place of a generator: a person folder, a film, or a .npy or .mat file of coefficients
     size: int = 0  # longest side, px; 0: as trained, or as the picture
     face: int = 0  # which face of a portrait, from the left; 0: the only one
     pose: str = "source"  # of the head: source, generator, fixed, or a file (transforms_*.json, .npy)
@@ -39,6 +41,8 @@ def do(o: Run) -> None:
 
     if o.drive and o.audio is None and not o.text and (sound := Path(o.drive) / "aud.wav").is_file():
         o = dataclasses.replace(o, audio=str(sound))  # a person's video drives with its own sound
+    elif o.drive and o.audio is None and not o.text and Path(o.drive).suffix.lower() in FILMS:
+        o = dataclasses.replace(o, audio=o.drive)
     if (o.audio is None) == (not o.text):
         raise InputError("vivavoce run", "it must be told what to say", "give --audio FILE or --text WORDS, one of them")
     source = given(o.source)

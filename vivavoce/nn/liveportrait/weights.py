@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vivavoce import assets
+from vivavoce.catalogue import Hub
 from vivavoce.nn.liveportrait import Networks
 from vivavoce.types import InputError
 
@@ -39,8 +40,8 @@ def published(folder: str | Path = "") -> Networks:
     if not folder:
         lost = [ASSET + name for name in PARTS.values() if assets.locate(ASSET + name) is None]
         if lost and assets.offline():
-            where = assets.asset(lost[0]).sources[0]
-            cause = f"its weights are not on this machine and the network is off (lacking: {', '.join(lost)}; from {where})"
+            where = " or ".join(dict.fromkeys(s.repository for s in assets.asset(lost[0]).sources if isinstance(s, Hub)))
+            cause = f"its weights are not on this machine and the network is off (they lie on huggingface.co in {where})"
             raise InputError("live_portrait", cause, f"run: vivavoce assets fetch {' '.join(lost)}")
     with torch.device("meta"):  # no time spent on first weights that nobody will see
         networks = Networks()
