@@ -33,7 +33,7 @@ class Config(Recipe):
     """Settings of ad_nerf."""
 
     condition: str = "default"  # what is heard: default (Whisper), ds (DeepSpeech), eo (Esperanto) or wav2vec2
-    rate: float = 5e-4  # of the networks; the other rates keep their ratio to it
+    rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
     octaves: int = 10  # of the place
     turns: int = 4  # octaves of the direction of view
     code: int = 64  # of the speech
@@ -61,7 +61,7 @@ class AdNerf(Renderer):
     loss_needs: ClassVar[frozenset[str]] = radiance.LOSS_NEEDS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(radiance.TINY, octaves=4, turns=1, code=8, width=24, layers=4, rate=3e-3),
-        "cpu": dict(radiance.CPU, steps=2000, rays=2048, octaves=8, code=32, width=64, layers=6, rate=1e-3),
+        "cpu": dict(radiance.CPU, steps=2000, rays=2048, octaves=8, code=32, width=64, layers=6),
         "full": dict(rays=16_384, steps=8000),
     }
     window = (16, 8)

@@ -4,10 +4,10 @@ Of the paper: four reference frames, a small convolutional net that describes th
 learned number of pixels that speech decides (the face in the reference spoke something else), the four descriptions joined by
 attention; an MLP over the place, speech and what was looked up.
 Different, and why: the references, chosen far apart in the pose of the head, are kept in the checkpoint, so that nothing but the
-run is needed to draw; four ways of looking are joined by softmax attention of the point instead of slots; the colours
-looked up are told to the net as well, so that a short training already shows the person; samples come from the occupancy grid that
-all methods here share, and the torso is their common layer. Their base model, trained on other people, is not loaded: of one person
-it learns from the first step on, in few steps.
+run is needed to draw; only their heads are looked up, so that four outlines say at once where no head can be; the four looks are
+joined by softmax attention of the point instead of slots; the colours looked up are told to the net as well, so that a short training
+already shows the person; samples come from the occupancy grid that all methods here share, and the torso is their common layer. The
+authors' base model, trained on other people, is not loaded: of one person it learns from the first step on, in few steps.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Heard(NamedTuple):
     """The condition of each row."""
 
     code: Tensor  # [T,code+2] speech and eyes
-    described: Tensor  # [T,K,channels+3,h,w] the references, in every row the same
+    described: Tensor  # [T,K,channels+4,h,w] the references, in every row the same
 
 
 @register(
@@ -90,22 +90,22 @@ class Dfrf(Renderer):
         """The parts, for so many pixels and features of speech."""
         c: Config = self.config
         place, told, half = 3 + 6 * c.octaves, c.code + 2, c.layers // 2
-        looked = c.channels + 3
+        looked = c.channels + 4
         self.room = Radiance(size, c)
         self.audio = SpeechCode(speech, sum(self.window), c.code, dropout=c.dropout)
         self.silence = Silence(c.code, self.window[0], c.shut)
         self.describe = nn.Sequential(
-            nn.Conv2d(3, c.channels, 5, 2, 2), nn.ReLU(), nn.Conv2d(c.channels, c.channels, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(4, c.channels, 5, 2, 2), nn.ReLU(), nn.Conv2d(c.channels, c.channels, 3, 1, 1), nn.ReLU(),
             nn.Conv2d(c.channels, c.channels, 3, 1, 1),
         )  # fmt: skip
         self.shift = Told(place + looked, told, c.joined, 2, bias=True)
         self.value = nn.Linear(looked, c.joined)
         self.weigh = Told(place + looked, 0, c.joined, 1, bias=True)
-        self.first = Told(place + c.joined + 3, told, *[c.width] * half, bias=True)
-        self.second = Told(c.width + place + c.joined + 3, told, *[c.width] * (c.layers - half), bias=True)
+        self.first = Told(place + c.joined + 4, told, *[c.width] * half, bias=True)
+        self.second = Told(c.width + place + c.joined + 4, told, *[c.width] * (c.layers - half), bias=True)
         self.solid = nn.Linear(c.width, 1)
         self.shine = Told(c.width + 3, 0, c.width // 2, 3, bias=True)
-        self.register_buffer("pictures", torch.zeros(c.references, 3, *size))
+        self.register_buffer("pictures", torch.zeros(c.references, 4, *size))
         self.register_buffer("pose", torch.eye(4).repeat(c.references, 1, 1))
         self.register_buffer("focal", torch.ones(c.references, 2))
         self.register_buffer("center", torch.zeros(c.references, 2))
@@ -120,15 +120,15 @@ class Dfrf(Renderer):
         rows = torch.linspace(0, len(source) - 1, len(every.camera)).long()
         apart = spread(avatar.pose_code(every.camera, self.room.pose_center)[:, :3], self.config.references)
         apart = apart[torch.arange(self.config.references) % len(apart)]
-        some = source.clip(rows[apart], {"frames", "camera"})
-        assert some.frames is not None and some.camera is not None
-        for kept, seen in zip(
-            (self.pictures, self.pose, self.focal, self.center), (some.frames, some.camera.pose, some.camera.focal, some.camera.center)
-        ):
-            kept.copy_(seen)
+        some = source.clip(rows[apart], {"frames", "labels", "camera"})
+        assert some.frames is not None and some.labels is not None and some.camera is not None
+        head = torch.isin(some.labels, torch.tensor(avatar.HEAD))[:, None].float()
+        seen = (torch.cat([some.frames * head, head], 1), some.camera.pose, some.camera.focal, some.camera.center)
+        for kept, value in zip((self.pictures, self.pose, self.focal, self.center), seen):
+            kept.copy_(value)
 
-    def encode(self, source: Clip | None = None) -> Tensor:  # -> [K,channels+3,h,w]
-        """What is looked up, in every frame the same: descriptions and colours of the references' pixels."""
+    def encode(self, source: Clip | None = None) -> Tensor:  # -> [K,channels+4,h,w]
+        """What is looked up, in every frame the same: descriptions of the references' pixels, their colours, and which are head."""
         described = self.describe(self.pictures)
         small = functional.interpolate(self.pictures, size=described.shape[2:], mode="bilinear", antialias=True)
         return torch.cat([described, small], 1)
@@ -157,13 +157,18 @@ class Dfrf(Renderer):
         described, at = told.described[0], self._project(points)
         many = [torch.cat([place, found], 1) for found in self._look(described, at)]
         moved = torch.stack([torch.tanh(self.shift(each, told.code, rows)) for each in many]) * (2 * self.config.farthest)
-        found = self._look(described, at + moved)  # [K,N,C+3]
+        found = self._look(described, at + moved)  # [K,N,C+4]
         weights = torch.softmax(torch.stack([self.weigh(torch.cat([place, each], 1), told.code, rows) for each in found]), 0)
-        colour = (weights * found[..., -3:]).sum(0)
-        told_here = torch.cat([place, (weights * self.value(found)).sum(0), colour], 1)
+        mean = (weights * found[..., -4:]).sum(0)
+        colour, hull = mean[:, :3] / mean[:, 3:].clamp_min(0.05), found[..., -1:].amin(0)  # 0 where any of them sees no head
+        told_here = torch.cat([place, (weights * self.value(found)).sum(0), colour, hull], 1)
         inner = torch.relu(self.first(told_here, told.code, rows))
         inner = torch.relu(self.second(torch.cat([inner, told_here], 1), told.code, rows))
-        return exponential(self.solid(inner)[:, 0] + SHIFT), torch.cat([inner, colour], 1), moved.square().sum(2).mean(0)
+        return (
+            exponential(self.solid(inner)[:, 0] + SHIFT - 4 * (1 - hull[:, 0])),
+            torch.cat([inner, colour], 1),
+            moved.square().sum(2).mean(0),
+        )
 
     def colour(self, features: Tensor, directions: Tensor, told: Heard, rows: Rows) -> Tensor:
         """The colour looked up, changed by what speech, eyes and place say."""
