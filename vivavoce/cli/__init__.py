@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vivavoce import __version__
-from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, run, train, view
+from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, run, serve, train, view
 from vivavoce.cli.screen import err, out
 from vivavoce.cli.words import parse
 from vivavoce.types import InputError
@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[type[Any], Callable[..., Any]]] = {
     "export": (export.Export, export.do),
     "doctor": (doctor.Doctor, doctor.do),
     "view": (view.View, view.do),
+    "serve": (serve.Serve, serve.do),
 }
 
 

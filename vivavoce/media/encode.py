@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ class Writer:
             ([n] float32 at 16 kHz), or None for a silent film.
         source_rate: frames a second of what `write` gets, when that is not `rate`: frames are repeated or left out.
         encoder: "libx264", or "h264_nvenc" where the GPU has it (libx264 takes over where not).
+        about: words kept in the file, by the container's names (title, comment, description, date, ...).
     Raises:
         InputError: a place that cannot be written, a full disk, an unknown ending, no frame written, unusable sound.
     """
@@ -59,6 +60,7 @@ class Writer:
         *,
         source_rate: float | None = None,
         encoder: str = "libx264",
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.size, self.rate = Path(path), size, Fraction(rate).limit_denominator(1001)
         self.step = Fraction(source_rate or rate).limit_denominator(1001) / self.rate  # frames given for one frame of the file
@@ -76,6 +78,7 @@ class Writer:
         except (OSError, av.error.FFmpegError) as e:
             raise self._failed(e) from e
         try:
+            self.container.metadata.update(about or {})
             self.video = self._video(encoder)
             self.sound: Any = None
             if self.pieces is not None:

@@ -81,7 +81,7 @@ def video_stream(container: av.container.InputContainer) -> Stream | None:
     """The first stream of moving pictures (a cover picture is none), told to use every core."""
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
-        if not stream.disposition & cover:
+        if not stream.disposition & cover and stream.codec_context is not None:  # None: a kind that nobody here can decode
             limit(container.name, stream.codec_context.width, stream.codec_context.height)
             stream.thread_type = "AUTO"
             return stream

@@ -1,0 +1,113 @@
+"""That a film was made, said in the film: always in its metadata, and on request in its pictures, seen or hidden.
+
+The hidden mark is additive spread spectrum (Cox et al. 1997, "Secure spread spectrum watermarking for multimedia"): a fixed noise of
++-1 in cells of 8 px, in the brightness, found again by correlation. It survives encoding; it does not survive scaling, cropping or
+somebody who wants it gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from vivavoce import __version__
+from vivavoce.media import frames
+from vivavoce.types import InputError
+
+MARKS = ("none", "seen", "hidden", "both")
+LABEL = "AI-generated"
+CELL = 8  # px
+STRENGTH = 2.0  # grey levels of the hidden mark: 42 dB below white
+SURE = 6.0  # standard deviations of chance from which a mark counts as found: one in a thousand million
+LOOKED = 25  # frames looked at
+
+Pictures = NDArray[np.uint8]  # [T,H,W,3]
+
+
+def about(source: str) -> dict[str, str]:
+    """Words for the metadata of a film; `source` says what spoke: "portrait", "video" or the name of a trained run."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "comment": f"made with vivavoce {__version__}; synthetic speech of a {source}; consent was declared",
+        "description": f"{LABEL}: this face was made to speak by a program",
+        "date": now,
+    }
+
+
+def pen(mark: str) -> Callable[[Pictures], Pictures]:
+    """What puts the wished mark on pictures. Raises InputError for an unknown one."""
+    if mark not in MARKS:
+        raise InputError("mark", f"{mark[:40]!r} is not to be had", f"choose from: {', '.join(MARKS)}")
+
+    def put(images: Pictures) -> Pictures:
+        if mark in ("hidden", "both"):
+            images = hidden(images)
+        return seen(images) if mark in ("seen", "both") else images
+
+    return put
+
+
+def seen(images: Pictures) -> Pictures:
+    """A label in the lower right corner."""
+    label = _label(images.shape[1])
+    height, width = (min(a, b) for a, b in zip(label.shape, images.shape[1:3]))
+    out = images.copy()
+    corner = out[:, -height:, -width:].astype(np.float32)
+    weight = label[:height, :width, None]
+    shade = corner * 0.45  # the label lies on its own dark ground, readable before anything
+    out[:, -height:, -width:] = (shade + weight * (235 - shade)).round().astype(np.uint8)
+    return out
+
+
+@cache
+def _label(height: int) -> NDArray[np.float32]:  # [h,w] 0..1
+    size = max(9, height // 32)
+    font = ImageFont.load_default(size)
+    _, _, right, bottom = font.getbbox(LABEL)
+    plate = Image.new("L", (int(right) + size, int(bottom) + size // 2), 0)
+    ImageDraw.Draw(plate).text((size // 2, size // 4), LABEL, 255, font)
+    return np.asarray(plate, np.float32) / 255
+
+
+def hidden(images: Pictures) -> Pictures:
+    """The noise added to all three colours, so that only the brightness changes."""
+    noise = (STRENGTH * _cells(*images.shape[1:3])).round().astype(np.int16)[None, :, :, None]
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+def found(path: str | Path) -> float:
+    """How many standard deviations the hidden mark stands out of chance in a film's first second; from SURE on it is there.
+
+    Raises InputError for what is no film.
+    """
+    total: NDArray[np.float64] | None = None
+    count = 0
+    for image in islice(frames(path), LOOKED):
+        grey = image.astype(np.float64).mean(2)
+        total = grey if total is None else total + grey
+        count += 1
+    assert total is not None
+    rows, columns = (s // CELL for s in total.shape)
+    cells = (total / count)[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL).mean((1, 3))
+    around = np.pad(cells, 1, "edge")
+    smooth = (around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]) / 4
+    detail = np.clip(cells - smooth, -2 * STRENGTH, 2 * STRENGTH)  # edges of the picture say nothing of the mark
+    signs = _signs()[:rows, :columns]
+    return float((detail * signs).sum() / max(float(np.sqrt((detail**2).sum())), 1e-9))
+
+
+def _cells(height: int, width: int) -> NDArray[np.float32]:
+    signs = _signs()[: -(-height // CELL), : -(-width // CELL)]
+    return np.repeat(np.repeat(signs, CELL, 0), CELL, 1)[:height, :width].astype(np.float32)
+
+
+@cache
+def _signs() -> NDArray[np.int8]:  # [2048,2048] of +-1, for pictures up to 16384 px
+    return np.random.default_rng(0x76697661).integers(0, 2, (2048, 2048), np.int8) * np.int8(2) - np.int8(1)
