@@ -1,6 +1,6 @@
 """Faces of many films in a few files: small crops as JPEG, their landmarks, and the mel columns of Wav2Lip. What dubbing trains on.
 
-A folder of `faces_<n>.safetensors` made by `prepare/faces.py`; a thousand GRID films take 150 MB, where their frames take 20 GB.
+A folder of `faces_<n>.safetensors` made by `prepare/faces.py`; a film of three seconds takes 0.34 MB (75 faces of GRID).
 
 | tensor | |
 |---|---|
