@@ -81,7 +81,9 @@ def test_without_a_pause_and_without_an_encoder_nothing_is_quiet(monkeypatch: py
         raise InputError(name, "its weights cannot be had")
 
     monkeypatch.setattr(speech, "load", missing)
+    silence.not_speech.cache_clear()
     assert silence.not_speech("whisper") is None
+    silence.not_speech.cache_clear()
 
 
 def test_what_is_no_speech_is_heard_by_an_encoder() -> None:

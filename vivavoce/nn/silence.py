@@ -9,6 +9,7 @@ that the encoder is given.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ def lip_gap(landmarks: Tensor) -> Tensor:  # [T,68,2] px -> [T] in distances of 
     return gap / (landmarks[:, 36:42].mean(1) - landmarks[:, 42:48].mean(1)).norm(dim=1).clamp_min(1e-6)
 
 
+@lru_cache(maxsize=1)
 def not_speech(name: str) -> Tensor | None:  # -> [S,D]
     """Features of silence, white noise and hum by the encoder of that name; None where its weights cannot be had."""
     try:
@@ -105,7 +107,7 @@ class Silence(nn.Module):
         (clip.landmarks) have the code of the shut mouth, so that it is known."""
         assert clip.speech is not None
         if not self.training:
-            return torch.lerp(code, self.shut.expand_as(code), self.quiet(clip.speech)[:, None])
+            return code + (self.shut - code) * self.quiet(clip.speech)[:, None]
         if clip.landmarks is None:
             return code
         shut = lip_gap(clip.landmarks) <= self.narrow
