@@ -87,6 +87,28 @@ def test_production_keeps_pace_with_training() -> None:
     assert torch.allclose(method.draw(identity, points), plain, atol=1e-5)
 
 
+@pytest.mark.gpu
+@torch.no_grad()
+def test_graphs_in_half_precision_draw_the_same() -> None:
+    """Every number of rows, with graphs filled up and used again, against float32 without any of it."""
+    net, given = networks().cuda(), {k: v.cuda() for k, v in rule.inputs().items()}
+    try:
+        draw = drawing.ready(net)
+        assert isinstance(draw, drawing.Graphs)
+        for rows in (1, 3, 4, 2, 3):
+            g = torch.Generator().manual_seed(rows)
+            source = given["source"].expand(rows, -1, -1)
+            driving = source + 0.1 * torch.randn(rows, 21, 3, generator=g).cuda()
+            volume = given["volume"].expand(rows, -1, -1, -1, -1)
+            wanted = net.draw(volume, driving, source)[0]
+            found = draw(volume, driving, source)
+            assert found.shape == wanted.shape and found.dtype == torch.float32
+            assert float((found - wanted).abs().mean()) < 0.01, rows
+        assert sorted(draw.made) == [1, 2, 4]
+    finally:
+        net.cpu()
+
+
 # ---- motion ----
 
 
