@@ -33,6 +33,7 @@ from vivavoce.nn.torso import Torso
 from vivavoce.nn.viewing import Viewing, seen
 from vivavoce.registry import register
 from vivavoce.render import mesh as draw
+from vivavoce.render.layers import grow
 from vivavoce.render.mesh.atlas import atlas
 from vivavoce.types import Clip, InputError, Source
 
@@ -144,9 +145,8 @@ class DynTet(Renderer):
             points = None
         motion = face_motion.face_motion(code, mesh, every.camera, points)
         self.viewing.start(every.camera)
-        opening = (every.landmarks[:, 62] - every.landmarks[:, 66]).norm(dim=1)
-        wide = rows[opening.topk(min(len(rows), 8 * OUTLINES)).indices].sort().values
-        open_mouths = source.clip(wide[:: max(1, len(wide) // OUTLINES)], {"camera", "labels", "frames"})
+        wide = (every.landmarks[:, 62] - every.landmarks[:, 66]).norm(dim=1).topk(min(len(rows), 8 * OUTLINES)).indices
+        open_mouths = source.clip(rows[wide.sort().values[:: max(1, len(wide) // OUTLINES)]], {"camera", "labels", "frames"})
         some = source.clip(rows[self.viewing.eval().code(every.camera).square().sum(1).argsort()[:NEAR]], SETUP)
         assert some.torso is not None and some.body is not None and some.background is not None
         self.torso.start(some.torso, some.body, some.background[0])
@@ -191,7 +191,8 @@ class DynTet(Renderer):
         rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
         colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
         if self.training and clip.labels is not None:  # where the outline is too wide, it has to shrink, not to look like what is behind
-            own = torch.isin(clip.labels.flatten()[pixels.row * (size[0] * size[1]) + pixels.place], clip.labels.new_tensor(HEAD))
+            own = grow(torch.isin(clip.labels, clip.labels.new_tensor(HEAD)).to(colour), -1).flatten()
+            own = own[pixels.row * (size[0] * size[1]) + pixels.place] > 0
             colour = torch.where(own[:, None], colour, colour.detach())
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
         picture = draw.antialias(picture, target, faces, shape.linked, number)
@@ -202,7 +203,7 @@ class DynTet(Renderer):
     def render(self, identity: Shape | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        shape = identity if identity is not None else self.encode()
+        shape = identity or self.encode()
         return self._draw(clip, shape, self.viewing.canvas(clip.camera)).frames.clamp(0, 1)
 
     @torch.no_grad()
@@ -248,7 +249,7 @@ class DynTet(Renderer):
         }
         if not self.head.fixed:
             rough = tets.laplacian(shape.rest, shape.surface.faces).square().sum(1).mean() / self.head.step.square()
-            values["smooth"] = values["smooth"] + 0.02 * rough
+            values["smooth"] += 0.02 * rough
         if step < c.guided:
             values["guide"] = self._guide(clip, shape, drawn)
         if c.perceptual and step >= c.fix:
