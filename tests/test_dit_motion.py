@@ -296,6 +296,23 @@ def test_the_judge_learns_who_belongs_to_whom_and_teaches_the_lips_alone() -> No
     assert steps.grad is None and lips.grad is not None and lips.grad.abs().sum() > 0
 
 
+def test_silence_and_noise_teach_the_gate_to_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vivavoce.methods import dit_motion
+
+    method = tiny().train()
+    noise = torch.rand(2 * 100, 8, generator=torch.Generator().manual_seed(0)) + 3  # as an encoder hears two noises of 2 s
+    monkeypatch.setattr(dit_motion, "not_speech", lambda name: noise)
+    optimizer = torch.optim.Adam(method.listen.parameters(), 2e-2)
+    for _ in range(15):
+        loss = method._quiet(torch.device("cpu"))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(method.eval().listen(noise.unflatten(0, (-1, 50, 2)))[1].detach().sigmoid().max()) < 0.3
+    monkeypatch.setattr(dit_motion, "not_speech", lambda name: None)  # its weights cannot be had
+    assert float(method._quiet(torch.device("cpu"))) == 0
+
+
 def test_guidance_folded_in_asks_for_more_than_the_data() -> None:
     method = tiny(fold=2.0).train()
     person = SyntheticPerson(window=method.window, dim=8)

@@ -30,6 +30,7 @@ from vivavoce.nn import shipping
 from vivavoce.nn.dit import MotionTransformer, SpeechFrames
 from vivavoce.nn.motion_code import MotionCode, training_windows
 from vivavoce.nn.motion_sync import MotionSync
+from vivavoce.nn.silence import SECONDS, not_speech
 from vivavoce.registry import register
 from vivavoce.types import FPS, Clip, InputError, Motion, Source
 
@@ -198,7 +199,7 @@ class DitMotion(Generator):
         out = {
             "denoise": weighted(said - target, new * self.code.weight),
             "change": c.change * weighted((guess - data).diff(dim=1), near * self.code.weight),
-            "voice": c.voice * F.binary_cross_entropy_with_logits(logit, voiced),
+            "voice": c.voice * (F.binary_cross_entropy_with_logits(logit, voiced) + self._quiet(device)),
         }
         if c.gap > 0 and self.space == "blendshapes":
             made, measured = (self.code.gap(code, identity[:, : c.expression]) / 0.002 for code in (guess, data))
@@ -208,6 +209,13 @@ class DitMotion(Generator):
             heard = (~silent).flatten().float()
             out["judge"] = self.judge.learn(data, steps) if self.judging else c.sync * self.judge.judge(guess, steps, heard)
         return out
+
+    def _quiet(self, device: torch.device) -> Tensor:  # -> []
+        """How far the voice gate takes silence, noise and hum for a voice: recordings of people hold little of them."""
+        steps = not_speech(self.speech)
+        if steps is None or steps.shape[1] != self.config.speech_dim:
+            return torch.zeros((), device=device)
+        return F.softplus(self.listen(steps.to(device).unflatten(0, (-1, SECONDS * FPS, 2)))[1]).mean()
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.AdamW(self.parameters(), self.config.rate, weight_decay=self.config.decay)]
