@@ -8,6 +8,10 @@ the whole recording); a code of the latent lasts four frames and its noise is a 
 also do with the prior's mean, else on a minute of video the prior says little; a person's adaptation is the same training started
 from another run (`init`), with that person's statistics, in place of a second network with a discriminator; expressions count from
 the person's closed mouth, to which a voice gate returns; how much a number of the expression counts is how well speech tells it.
+
+Measured (benchmarks/generator.py) on 162 frames held out of one minute of a news reader, landmarks from whisper, 150 steps of 4
+windows: correlation of the lips' gap 0.73 (mean face 0, nearest training frame 0.47, mean of the ten nearest 0.70); in silence and
+in white noise the gap does not move. 1500 rows a second on one busy core. Weights of ours do not ship: one person's are no start.
 """
 
 from __future__ import annotations
