@@ -10,6 +10,9 @@ finished file; frame k gets place k. `seed` reads its identity, LivePortrait's c
 
 A block of `block` rows is made when its first row is asked for: the row's speech window reaches to the block's end and `ahead` rows
 further, which is the latency; those rows are made as well and cross-faded with the next block's. Rows before are given as context.
+
+Measured on 7 people never trained on (benchmarks/motion.py), 0.4 M parameters after 7.6 minutes of speech: correlation of the lips' gap
+0.48 (0.50 with 2 evaluations), of its velocity 0.30; speech_motion 0.49 and 0.34. No better, so no weights come with vivavoce.
 """
 
 from __future__ import annotations
