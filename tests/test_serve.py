@@ -12,22 +12,25 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests import hostile
 from tests.synthetic import SyntheticPerson
 from vivavoce import run, speech
-from vivavoce.media import frames
-from vivavoce.serve import api, marks, uploads
+from vivavoce.media import frames, pixels
+from vivavoce.serve import api, live, marks, uploads
 from vivavoce.serve.guard import Guard
-from vivavoce.serve.jobs import Full, Job, Jobs, Order, Unknown, actors
+from vivavoce.serve.jobs import Job, Jobs, Order, Unknown, actors
 from vivavoce.types import InputError
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'vivavoce[serve]'")
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 SIZE = 64
 HOME = "http://127.0.0.1:9995"
+LIVE = "ws://127.0.0.1:9995/api/live"
 
 
 class Drawn(SyntheticPerson):
@@ -278,5 +281,52 @@ def test_the_hidden_mark_is_found_where_it_was_put_and_nowhere_else(tmp_path: Pa
     assert abs(marks.found(plain)) < 4 and marks.found(made) > marks.SURE
 
 
-def test_a_full_queue_is_an_error_of_its_own() -> None:
-    assert issubclass(Full, InputError)
+def spoken(socket: Any, face: bytes, **wishes: Any) -> dict[str, Any]:
+    """The first words of a live session."""
+    socket.send_text(json.dumps({"consent": True} | wishes))
+    socket.send_bytes(face)
+    told: dict[str, Any] = json.loads(socket.receive_text())
+    return told
+
+
+def test_live_pictures_are_those_of_the_offline_film(jobs: Jobs, face: bytes, tmp_path: Path) -> None:
+    stage = live.Stage({}, jobs.limits, "cpu")
+    app = api.build(jobs)
+    live.mount(app, stage)
+    sound = (hostile.babble(0.2) * 32767).astype("<i2").tobytes()
+    with TestClient(Guard(app), base_url=HOME).websocket_connect(LIVE) as socket:
+        ready = spoken(socket, face, mark="none")
+        assert ready["ready"] and ready["size"] == [SIZE, SIZE] and ready["lookahead"] > 0
+        for start in range(0, len(sound), 1111):  # pieces that cut samples in two
+            socket.send_bytes(sound[start : start + 1111])
+        socket.send_text("end")
+        shown = [np.asarray(Image.open(io.BytesIO(socket.receive_bytes())), np.float32) for _ in range(5)]
+        assert json.loads(socket.receive_text()) == {"frames": 5}
+    talker, _, _ = run.build(tmp_path / "face.jpg", run.Options(device="cpu", block=1))
+    wanted = talker(torch.from_numpy(np.frombuffer(sound, "<i2").astype(np.float32) / 32768))
+    for picture, frame in zip(shown, wanted, strict=True):
+        assert np.abs(picture - pixels(frame).astype(np.float32)).mean() < 3  # JPEG's
+    assert stage.open == 0
+
+
+def test_who_leaves_frees_the_seat(jobs: Jobs, face: bytes, tmp_path: Path) -> None:
+    stage = live.Stage({}, uploads.Limits(live=1), "cpu")
+    app = api.build(jobs)
+    live.mount(app, stage)
+    client = TestClient(Guard(app, "secret"), base_url=HOME)
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"{LIVE}?token=wrong"):
+        pass
+    with client.websocket_connect(f"{LIVE}?token=secret") as socket:
+        assert spoken(socket, b"no picture")["error"]["subject"] == "portrait"
+    with client.websocket_connect(f"{LIVE}?token=secret") as socket:
+        assert spoken(socket, face, consent=False)["error"]["subject"] == "consent"
+    with client.websocket_connect(f"{LIVE}?token=secret") as socket:
+        assert spoken(socket, face)["ready"]
+        with client.websocket_connect(f"{LIVE}?token=secret") as other:
+            assert "room" in json.loads(other.receive_text())["error"]["cause"]
+        for _ in range(8):
+            socket.send_bytes(bytes(32000))
+    end = time.monotonic() + 20
+    while stage.open and time.monotonic() < end:
+        time.sleep(0.02)
+    assert stage.open == 0

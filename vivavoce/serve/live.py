@@ -128,6 +128,7 @@ class Session:
 
 def mount(app: Any, stage: Stage) -> None:
     """Put /api/live on a FastAPI application."""
+    from starlette.routing import WebSocketRoute
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
     async def answer(socket: WebSocket) -> None:
@@ -145,7 +146,7 @@ def mount(app: Any, stage: Stage) -> None:
             if session is not None:
                 session.leave()
 
-    app.add_websocket_route("/api/live", answer)
+    app.router.routes.append(WebSocketRoute("/api/live", answer))
 
 
 async def _begun(socket: Any, stage: Stage) -> Session:
