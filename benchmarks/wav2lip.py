@@ -144,7 +144,9 @@ def worth(places: list[Path], packed: Path, expert: LipExpert | None, device: st
             made, true = drawn(method, film, film, AWAY, device)
             dubbed, _ = drawn(method, film, other, 0, device)
             low = made.shape[2] // 2
-            near = lmd(landmarks(made[::5], finder), landmarks(true[::5], finder)).nanmean()
+            ours, theirs = landmarks(made[::5], finder), landmarks(true[::5], finder)
+            both = torch.isfinite(ours).flatten(1).all(1) & torch.isfinite(theirs).flatten(1).all(1)
+            near = lmd(ours[both], theirs[both]).mean() if both.any() else float("nan")
             sync = [float("nan")] * 2
             if expert is not None:
                 sync = [expert_sync(f[: len(h) - 1], begun(h)[: len(f) - 1], expert).distance for f, h in ((made, film), (dubbed, other))]
