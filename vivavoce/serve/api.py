@@ -9,6 +9,7 @@ import html
 from typing import Annotated, Any
 
 from vivavoce import __version__, tts
+from vivavoce.controls import EYES
 from vivavoce.serve import marks, uploads
 from vivavoce.serve.jobs import Full, Jobs, Order, Unknown
 from vivavoce.types import InputError
@@ -71,7 +72,7 @@ def offered(jobs: Jobs) -> dict[str, Any]:
         "generators": uploads.methods("generator"),
         "actors": list(jobs.actors),
         "poses": list(uploads.POSES),
-        "eyes": list(uploads.EYES),
+        "eyes": list(EYES),
         "marks": list(marks.MARKS),
         "text": speaks,
         "limits": vars(jobs.limits),
@@ -145,8 +146,9 @@ def readable(schema: dict[str, Any]) -> str:
     rows = []
     for path, verbs in schema["paths"].items():
         for verb, about in verbs.items():
-            form = next(iter(about.get("requestBody", {}).get("content", {}).values()), {}).get("schema", {})
-            fields = schema.get("components", {}).get("schemas", {}).get(form.get("$ref", "").split("/")[-1], {}).get("properties", {})
+            forms = [kind["schema"].get("$ref", "") for kind in about.get("requestBody", {}).get("content", {}).values()]
+            known = schema.get("components", {}).get("schemas", {})
+            fields = {k: v for form in forms for k, v in known.get(form.split("/")[-1], {}).get("properties", {}).items()}
             items = "".join(f"<li><code>{html.escape(k)}</code> {html.escape(v.get('description', ''))}</li>" for k, v in fields.items())
             rows.append(
                 f"<h2><code>{verb.upper()} {html.escape(path)}</code></h2><p>{html.escape(about.get('summary', ''))}</p><ul>{items}</ul>"

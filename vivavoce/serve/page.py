@@ -27,6 +27,7 @@ from vivavoce.serve.jobs import ENDED, Job, Jobs, Order, Unknown
 from vivavoce.types import FPS, InputError
 
 OFTEN = 0.4  # s between two looks at a job
+KEEP = ["download", "fullscreen"]  # buttons on a picture; Gradio would add one that shares it with another site
 SHOWN = 12  # films in the gallery
 KEPT = 6 * 3600  # s that Gradio keeps its copies of uploads and films
 SETTINGS = ("renderer", "generator", "size", "face", "pose", "eyes", "background", "smooth_lips", "seed")
@@ -91,9 +92,11 @@ class Page:
                         stop = gr.Button("Stop", elem_id="stop")
                 with gr.Column():
                     status = gr.HTML(_line("Ready."), elem_id="status")
-                    live = gr.Image(label="Preview", interactive=False, elem_id="live", height=320)
-                    film = gr.Video(label="Film", interactive=False, elem_id="film")
-                    gallery = gr.Gallery(label="Made in this browser", columns=3, elem_id="gallery", interactive=False)
+                    live = gr.Image(label="Preview", interactive=False, elem_id="live", height=320, buttons=KEEP)
+                    film = gr.Video(label="Film", interactive=False, elem_id="film", height=360, buttons=["download"])
+                    gallery = gr.Gallery(
+                        label="Made in this browser", columns=4, height=260, elem_id="gallery", interactive=False, buttons=KEEP
+                    )
             results = [status, live, film, gallery, mine, current]
             quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             settings = [*who, *what, consent, *how]
@@ -111,10 +114,10 @@ class Page:
             with gr.Tab("Portrait") as portrait:
                 image = gr.Image(
                     label="A face, seen from the front", type="filepath", image_mode=None, height=280, elem_id="portrait",
-                    sources=["upload", "webcam", "clipboard"],
+                    sources=["upload", "webcam", "clipboard"], buttons=["fullscreen"],
                 )  # fmt: skip
             with gr.Tab("Video") as video:
-                film = gr.Video(label="Its best frame is taken", sources=["upload"], height=280, elem_id="video")
+                film = gr.Video(label="Its best frame is taken", sources=["upload"], height=280, elem_id="video", buttons=[])
             with gr.Tab("Trained", visible=bool(self.jobs.actors)) as trained:
                 actor = gr.Dropdown(list(self.jobs.actors), label="Run", elem_id="actor")
         for tab, name in ((portrait, "portrait"), (video, "video"), (trained, "trained")):
@@ -127,7 +130,9 @@ class Page:
         with gr.Tabs():
             with gr.Tab("Recording") as recording:
                 most = f"at most {self.jobs.limits.seconds:g} s"
-                audio = gr.Audio(label=f"What to say, {most}", sources=["upload", "microphone"], type="filepath", elem_id="audio")
+                audio = gr.Audio(
+                    label=f"What to say, {most}", sources=["upload", "microphone"], type="filepath", elem_id="audio", buttons=[]
+                )
             with gr.Tab("Text", visible=self.offered["text"]) as text:
                 words = gr.Textbox(label="In English", lines=4, max_length=self.jobs.limits.letters, elem_id="text")
         for tab, name in ((recording, "recording"), (text, "text")):
