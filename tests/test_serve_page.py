@@ -130,7 +130,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     quiet = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    for word in [*quiet.split(), f"user-data-dir={tmp_path / 'profile'}", "window-size=1400,1500", "disable-dev-shm-usage"]:
+    for word in [*quiet.split(), f"user-data-dir={tmp_path / 'profile'}", "window-size=1400,1500", "disable-dev-shm-usage", *FAKE]:
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     shown = webdriver.Chrome(options, webdriver.ChromeService(driver))
@@ -167,6 +167,7 @@ def looking(browser: Any) -> tuple[Callable[[str], Any], Callable[[], str]]:
     return find, lambda: str(find("#status").text)
 
 
+FAKE = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")  # a microphone without a user
 VOICE = "#audio [data-testid='waveform-Waveform audio'], #audio audio, #audio .waveform-container"
 
 
@@ -228,3 +229,23 @@ def test_two_users_and_a_stop_in_a_browser(server: str, browser: Any, tmp_path: 
     browser.switch_to.window(tabs[1])
     waited(browser, lambda: "Done: 25 frames" in status())
     assert len(list((tmp_path / "work" / "jobs").glob("*/film.mp4"))) == 1
+
+
+@pytest.mark.slow
+def test_a_face_speaks_live_in_a_browser(server: str, browser: Any, tmp_path: Path) -> None:
+    """Chromium's made-up microphone beeps once a second; pictures come while it does, and end when the user ends it."""
+    find, status = looking(browser)
+    browser.get(f"{server}/live")
+    find("#start").click()
+    waited(browser, lambda: "who speaks" in status())
+    find("#portrait").send_keys(str(hostile.picture(tmp_path / "face.png")))
+    find("#start").click()
+    waited(browser, lambda: "consent" in status() and find("#start").is_enabled())
+    find("#consent").click()
+    find("#start").click()
+    waited(browser, lambda: status().endswith("a second.") and int(status().split()[0]) > 20)
+    browser.save_screenshot(str(tmp_path / "live.png"))
+    find("#end").click()
+    waited(browser, lambda: "pictures were shown" in status())
+    waited(browser, lambda: find("#start").is_enabled())
+    assert find("#face").get_attribute("width") == "256"

@@ -19,7 +19,7 @@ class Serve:
     work: Path = Path("vivavoce-serve")  # folder for uploads and films
     runs: Place = None  # trained runs below it can be chosen on the page
     workers: int = 1  # films made at once
-    page: bool = True  # --no-page: for programs alone
+    programs_only: bool = False  # without the page
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
     upload: int = 200  # MB, of one upload
     seconds: float = 300.0  # of sound in one film
@@ -33,8 +33,9 @@ def do(o: Serve) -> None:
     from vivavoce.serve.uploads import Limits
 
     limits = Limits(upload=o.upload << 20, seconds=o.seconds, waiting=o.waiting, keep=o.keep, live=o.live)
-    server = Server(Settings(o.host, o.port, o.token, o.work, o.runs, o.workers, o.device, o.page, limits))
+    server = Server(Settings(o.host, o.port, o.token, o.work, o.runs, o.workers, o.device, not o.programs_only, limits))
     where = f"http://{f'[{o.host}]' if ':' in o.host else o.host}:{o.port}"
-    out.print(f"{where} speaks{' (user vivavoce, password: the token)' if o.token and o.page else ''}; for programs: {where}/api/docs")
-    out.print(f"films are kept in {o.work}; stop with Ctrl-C")
+    asked = " (the password is the token)" if o.token and not o.programs_only else ""
+    out.print(f"{where}{asked}; live: {where}/live; for programs: {where}/api/docs", highlight=False)
+    out.print(f"films are kept in {o.work}; stop with Ctrl-C", highlight=False)
     server.run()

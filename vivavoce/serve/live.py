@@ -15,7 +15,9 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ class Stage:
     def __init__(self, actors: Mapping[str, Path], limits: uploads.Limits, device: str = "auto") -> None:
         self.actors, self.limits, self.device = actors, limits, device
         self.lock, self.open = threading.Lock(), 0
+        self.threads = ThreadPoolExecutor(2 * max(1, limits.live), "live")  # each session speaks in one and hears in one
 
     @contextmanager
     def seat(self) -> Iterator[None]:
@@ -127,8 +130,9 @@ class Session:
 
 
 def mount(app: Any, stage: Stage) -> None:
-    """Put /api/live on a FastAPI application."""
-    from starlette.routing import WebSocketRoute
+    """Put the socket /api/live and its page /live on a FastAPI application."""
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Route, WebSocketRoute
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
     async def answer(socket: WebSocket) -> None:
@@ -137,7 +141,7 @@ def mount(app: Any, stage: Stage) -> None:
         try:
             with stage.seat():
                 session = await _begun(socket, stage)
-                await _talk(socket, session)
+                await _talk(socket, session, stage.threads)
         except InputError as error:
             await _said(socket, {"error": {"subject": error.subject, "cause": error.cause, "remedy": error.remedy}})
         except (WebSocketDisconnect, _Gone):
@@ -146,7 +150,11 @@ def mount(app: Any, stage: Stage) -> None:
             if session is not None:
                 session.leave()
 
+    async def page(_: Any) -> HTMLResponse:
+        return HTMLResponse(files("vivavoce.serve").joinpath("live.html").read_text("utf-8"))
+
     app.router.routes.append(WebSocketRoute("/api/live", answer))
+    app.router.routes.append(Route("/live", page))
 
 
 async def _begun(socket: Any, stage: Stage) -> Session:
@@ -158,13 +166,13 @@ async def _begun(socket: Any, stage: Stage) -> Session:
     if wishes.pop("consent", False) is not True:
         raise InputError("consent", "nobody has declared that the persons seen and heard agree", "send consent: true")
     portrait = b"" if wishes.get("actor") else await _bytes(socket)
-    session = await asyncio.to_thread(stage.session, wishes, portrait)
+    session = await asyncio.get_running_loop().run_in_executor(stage.threads, stage.session, wishes, portrait)
     ready = {"ready": True, "lookahead": session.talker.lookahead, "size": session.size, "rate": FPS, "notes": session.notes}
     await socket.send_text(json.dumps(ready))
     return session
 
 
-async def _talk(socket: Any, session: Session) -> None:
+async def _talk(socket: Any, session: Session, threads: ThreadPoolExecutor) -> None:
     """Sound in and pictures out until one of them ends."""
     loop = asyncio.get_running_loop()
 
@@ -187,11 +195,11 @@ async def _talk(socket: Any, session: Session) -> None:
                 session.leave()
                 return
             if message.get("text") == "end":
-                await asyncio.to_thread(session.hear, None)
+                await loop.run_in_executor(threads, session.hear, None)
             elif message.get("bytes"):
-                await asyncio.to_thread(session.hear, message["bytes"])
+                await loop.run_in_executor(threads, session.hear, message["bytes"])
 
-    speaking = asyncio.create_task(asyncio.to_thread(session.speak, show))
+    speaking = loop.run_in_executor(threads, session.speak, show)
     listening = asyncio.create_task(listen())
     try:
         await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)

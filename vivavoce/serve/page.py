@@ -78,7 +78,7 @@ class Page:
     def blocks(self, gr: Any) -> Any:
         """The Gradio page."""
         with gr.Blocks(title="vivavoce", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-            gr.Markdown("# vivavoce\nA portrait, a video or a trained person says what you say.")
+            gr.Markdown("# vivavoce\nA portrait, a video or a trained person says what you say. [Live, with the microphone](live)")
             mine = gr.BrowserState([], storage_key="vivavoce-jobs", secret="vivavoce")  # no secret: it lies in the user's own browser
             current = gr.State("")
             with gr.Row():
@@ -95,7 +95,13 @@ class Page:
                     live = gr.Image(label="Preview", interactive=False, elem_id="live", height=320, buttons=KEEP)
                     film = gr.Video(label="Film", interactive=False, elem_id="film", height=360, buttons=["download"])
                     gallery = gr.Gallery(
-                        label="Made in this browser", columns=4, height=260, elem_id="gallery", interactive=False, buttons=KEEP
+                        label="Made in this browser",
+                        columns=4,
+                        fit_columns=False,
+                        height=260,
+                        elem_id="gallery",
+                        interactive=False,
+                        buttons=KEEP,
                     )
             results = [status, live, film, gallery, mine, current]
             quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
