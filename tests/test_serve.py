@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ from PIL import Image
 
 from tests import hostile
 from tests.synthetic import SyntheticPerson
-from vivavoce import run, speech
+from vivavoce import run, speech, tts
+from vivavoce.cli import main
 from vivavoce.media import frames, pixels
 from vivavoce.serve import api, live, marks, uploads
 from vivavoce.serve.guard import Guard
 from vivavoce.serve.jobs import Job, Jobs, Order, Unknown, actors
+from vivavoce.serve.server import Server, Settings
 from vivavoce.types import InputError
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'vivavoce[serve]'")
@@ -281,11 +284,11 @@ def test_the_hidden_mark_is_found_where_it_was_put_and_nowhere_else(tmp_path: Pa
     assert abs(marks.found(plain)) < 4 and marks.found(made) > marks.SURE
 
 
-def spoken(socket: Any, face: bytes, **wishes: Any) -> dict[str, Any]:
+def spoken(line: Any, face: bytes, **wishes: Any) -> dict[str, Any]:
     """The first words of a live session."""
-    socket.send_text(json.dumps({"consent": True} | wishes))
-    socket.send_bytes(face)
-    told: dict[str, Any] = json.loads(socket.receive_text())
+    line.send_text(json.dumps({"consent": True} | wishes))
+    line.send_bytes(face)
+    told: dict[str, Any] = json.loads(line.receive_text())
     return told
 
 
@@ -294,14 +297,14 @@ def test_live_pictures_are_those_of_the_offline_film(jobs: Jobs, face: bytes, tm
     app = api.build(jobs)
     live.mount(app, stage)
     sound = (hostile.babble(0.2) * 32767).astype("<i2").tobytes()
-    with TestClient(Guard(app), base_url=HOME).websocket_connect(LIVE) as socket:
-        ready = spoken(socket, face, mark="none")
+    with TestClient(Guard(app), base_url=HOME).websocket_connect(LIVE) as line:
+        ready = spoken(line, face, mark="none")
         assert ready["ready"] and ready["size"] == [SIZE, SIZE] and ready["lookahead"] > 0
         for start in range(0, len(sound), 1111):  # pieces that cut samples in two
-            socket.send_bytes(sound[start : start + 1111])
-        socket.send_text("end")
-        shown = [np.asarray(Image.open(io.BytesIO(socket.receive_bytes())), np.float32) for _ in range(5)]
-        assert json.loads(socket.receive_text()) == {"frames": 5}
+            line.send_bytes(sound[start : start + 1111])
+        line.send_text("end")
+        shown = [np.asarray(Image.open(io.BytesIO(line.receive_bytes())), np.float32) for _ in range(5)]
+        assert json.loads(line.receive_text()) == {"frames": 5}
     talker, _, _ = run.build(tmp_path / "face.jpg", run.Options(device="cpu", block=1))
     wanted = talker(torch.from_numpy(np.frombuffer(sound, "<i2").astype(np.float32) / 32768))
     for picture, frame in zip(shown, wanted, strict=True):
@@ -316,17 +319,74 @@ def test_who_leaves_frees_the_seat(jobs: Jobs, face: bytes, tmp_path: Path) -> N
     client = TestClient(Guard(app, "secret"), base_url=HOME)
     with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"{LIVE}?token=wrong"):
         pass
-    with client.websocket_connect(f"{LIVE}?token=secret") as socket:
-        assert spoken(socket, b"no picture")["error"]["subject"] == "portrait"
-    with client.websocket_connect(f"{LIVE}?token=secret") as socket:
-        assert spoken(socket, face, consent=False)["error"]["subject"] == "consent"
-    with client.websocket_connect(f"{LIVE}?token=secret") as socket:
-        assert spoken(socket, face)["ready"]
+    with client.websocket_connect(f"{LIVE}?token=secret") as line:
+        assert spoken(line, b"no picture")["error"]["subject"] == "portrait"
+    with client.websocket_connect(f"{LIVE}?token=secret") as line:
+        assert spoken(line, face, consent=False)["error"]["subject"] == "consent"
+    with client.websocket_connect(f"{LIVE}?token=secret") as line:
+        assert spoken(line, face)["ready"]
         with client.websocket_connect(f"{LIVE}?token=secret") as other:
             assert "room" in json.loads(other.receive_text())["error"]["cause"]
         for _ in range(8):
-            socket.send_bytes(bytes(32000))
+            line.send_bytes(bytes(32000))
     end = time.monotonic() + 20
     while stage.open and time.monotonic() < end:
         time.sleep(0.02)
     assert stage.open == 0
+
+
+def test_a_trained_run_says_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = hostile.run_folder(tmp_path / "anna", {"method": "egs_talker"}, b"x")
+    called: list[Any] = []
+
+    def spoken_words(text: str, path: Path) -> Path:
+        called.append(text)
+        return hostile.wav(path, 0.2)
+
+    def made(source: Path, sound: Path, out: Path, options: run.Options, progress: Any, finish: Any, about: dict[str, str]) -> Any:
+        called.extend([source, sound.name, options.pose, about["comment"]])
+        return run.Report(hostile.video(out, 2), out, 2)
+
+    monkeypatch.setattr(tts, "voice", lambda: tmp_path)
+    monkeypatch.setattr(tts, "say", spoken_words)
+    monkeypatch.setattr(run, "speak", made)
+    queue = Jobs(tmp_path / "work", uploads.Limits(letters=9), actors={"anna": anna})
+    job = queue.add(Order(actor="anna", text="hello", consent=True, wishes={"pose": "fixed"}))
+    finished(job)
+    assert job.state == "done" and called[:4] == ["hello", anna, "said.wav", "fixed"] and "synthetic speech of a anna" in called[4]
+    with pytest.raises(InputError, match="at most 9"):
+        queue.add(Order(actor="anna", text="hello hello", consent=True))
+    queue.close()
+    assert (anna / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "subject"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0"),
+        (["--port", "99999"], "--port 99999"),
+        (["--workers", "0"], "--workers 0"),
+        (["--runs", "nowhere"], "nowhere"),
+        (["--device", "tpu"], "--device tpu"),
+    ],
+)
+def test_a_server_that_cannot_be_is_told_in_one_line(words: list[str], subject: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["serve", "--programs-only", "--work", str(tmp_path / "work"), *words]) == 2
+    assert subject in capsys.readouterr().err
+
+
+def test_the_server_answers_programs_and_a_taken_port_is_told(tmp_path: Path) -> None:
+    server = Server(Settings(work=tmp_path / "work", page=False, token="word", port=1, host="::1", device="cpu"))
+    client = TestClient(server.app, base_url="http://[::1]:9995")
+    assert client.get("/api/about").status_code == 401 and client.get("/").status_code == 404
+    page = client.get("/live").text
+    assert "api/live" in page and "//" not in page.replace("// The processor", "").replace("://", "")
+    with pytest.raises(InputError, match="is no port"):
+        Server(Settings(port=0))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server.settings = Settings(port=taken.getsockname()[1])
+        with pytest.raises(InputError, match="choose another --port"):
+            server.run()
+    server.jobs.close()

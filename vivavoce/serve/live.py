@@ -33,6 +33,7 @@ from vivavoce.serve.jobs import jpeg
 from vivavoce.types import FPS, InputError
 
 WAITING = 25  # pieces of sound that wait, at most
+AHEAD = 2  # pictures on their way to the client
 LONGEST = 16_000  # samples of one piece; longer ones are cut, so that pictures never come late by more
 
 
@@ -144,7 +145,7 @@ def mount(app: Any, stage: Stage) -> None:
                 await _talk(socket, session, stage.threads)
         except InputError as error:
             await _said(socket, {"error": {"subject": error.subject, "cause": error.cause, "remedy": error.remedy}})
-        except (WebSocketDisconnect, _Gone):
+        except (WebSocketDisconnect, ConnectionError, _Gone):
             pass
         finally:
             if session is not None:
@@ -175,18 +176,23 @@ async def _begun(socket: Any, stage: Stage) -> Session:
 async def _talk(socket: Any, session: Session, threads: ThreadPoolExecutor) -> None:
     """Sound in and pictures out until one of them ends."""
     loop = asyncio.get_running_loop()
+    pictures: asyncio.Queue[bytes | None] = asyncio.Queue()
+    room = threading.Semaphore(AHEAD)
 
     def show(picture: bytes) -> None:  # waits for the connection: pictures do not pile up
-        sending = asyncio.run_coroutine_threadsafe(socket.send_bytes(picture), loop)
         while not session.gone.is_set():
-            try:
-                return sending.result(timeout=0.2)
-            except TimeoutError:
-                continue
-            except Exception as error:
-                raise _Gone from error
-        sending.cancel()
+            if room.acquire(timeout=0.2):
+                try:
+                    loop.call_soon_threadsafe(pictures.put_nowait, picture)
+                except RuntimeError as error:  # the server has ended meanwhile
+                    raise _Gone from error
+                return
         raise _Gone
+
+    async def send() -> None:
+        while (picture := await pictures.get()) is not None:
+            await socket.send_bytes(picture)
+            room.release()
 
     async def listen() -> None:
         while True:
@@ -200,16 +206,21 @@ async def _talk(socket: Any, session: Session, threads: ThreadPoolExecutor) -> N
                 await loop.run_in_executor(threads, session.hear, message["bytes"])
 
     speaking = loop.run_in_executor(threads, session.speak, show)
-    listening = asyncio.create_task(listen())
+    speaking.add_done_callback(lambda _: pictures.put_nowait(None))
+    sending, listening = asyncio.create_task(send()), asyncio.create_task(listen())
     try:
-        await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if speaking.done():
+        await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            await sending
             await speaking
             await _said(socket, {"frames": session.frames})
     finally:
         session.leave()
+        sending.cancel()
         listening.cancel()
-        await asyncio.wait({speaking, listening})
+        ended, _ = await asyncio.wait({speaking, sending, listening})
+        for task in ended:  # what matters was raised above; asyncio complains of what nobody has looked at
+            _ = task.cancelled() or task.exception()
 
 
 async def _bytes(socket: Any) -> bytes:
