@@ -31,6 +31,7 @@ from vivavoce.types import FPS, InputError
 
 SHOWN = 320  # px, longest side of the frame that is shown while a film is made
 GLANCE = 0.3  # s between two of them
+IDLE = 60.0  # s without an order after which old films are looked for
 ENDED = ("done", "failed", "stopped")
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,14 @@ class Jobs:
     # ---- what workers do ----
 
     def _work(self) -> None:
-        while (job := self.waiting.get()) is not None:
+        while True:
+            try:
+                job = self.waiting.get(timeout=IDLE)
+            except queue.Empty:
+                self.sweep()
+                continue
+            if job is None:
+                return
             with self.lock:
                 wanted = job.state == "waiting"
                 if wanted:

@@ -36,7 +36,7 @@ def about(source: str) -> dict[str, str]:
     """Words for the metadata of a film; `source` says what spoke: "portrait", "video" or the name of a trained run."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "comment": f"made with vivavoce {__version__}; synthetic speech of a {source}; consent was declared",
+        "comment": f"made with vivavoce {__version__}; synthetic speech, source: {source}; consent was declared",
         "description": f"{LABEL}: this face was made to speak by a program",
         "date": now,
     }
