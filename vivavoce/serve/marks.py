@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -79,7 +79,12 @@ def _label(height: int) -> NDArray[np.float32]:  # [h,w] 0..1
 
 def hidden(images: Pictures) -> Pictures:
     """The noise added to all three colours, so that only the brightness changes."""
-    return np.clip(images + _noise(*images.shape[1:3])[None, :, :, None], 0, 255).astype(np.uint8)
+    up, down, most = _noise(*images.shape[1:3])
+    out = np.minimum(images, most)  # 8 bits throughout: twelve times as quick as in 16
+    out += up
+    np.maximum(out, down, out=out)
+    out -= down
+    return out
 
 
 def found(path: str | Path) -> float:
@@ -112,12 +117,15 @@ def _detail(cells: NDArray[np.float64]) -> NDArray[np.float64]:  # [h,w] -> [h,w
     return cells - (around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]) / 4
 
 
-@cache
-def _noise(height: int, width: int) -> NDArray[np.int16]:  # [H,W]
+@lru_cache(maxsize=4)
+def _noise(height: int, width: int) -> tuple[Pictures, Pictures, Pictures]:  # [1,H,W,3] each
+    """What is added, what is taken away, and the brightest that the first may be added to."""
     rows, columns = -(-height // CELL), -(-width // CELL)
     signs = Image.fromarray(_signs()[:rows, :columns].astype(np.float32))
     soft = np.asarray(signs.resize((columns * CELL, rows * CELL), Image.Resampling.BICUBIC))[:height, :width]
-    return np.rint(STRENGTH * soft).astype(np.int16)
+    steps = np.repeat(np.rint(STRENGTH * soft).astype(np.int16)[None, :, :, None], 3, 3)
+    up, down = (np.maximum(s, 0).astype(np.uint8) for s in (steps, -steps))
+    return up, down, np.uint8(255) - up
 
 
 @cache
