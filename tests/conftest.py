@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("NUMBA_NUM_THREADS", str(min(4, os.cpu_count() or 1)))  # before numba is imported anywhere
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait sleep: two workers of tests share the cores
 os.environ.setdefault("TYRO_FORCE_COLOR", "0")
+os.environ.pop("COLUMNS", None)  # a worker of tests has one; what is printed would be cut to it for good
 
 import pytest
 import torch

@@ -89,7 +89,7 @@ def test_the_nearest_right_word(words: list[str], meant: str, capsys: pytest.Cap
         (["run", "me.png"], "give --audio FILE or --text WORDS"),
         (["run", "me.png", "--audio", "a.wav", "--text", "both"], "give --audio FILE or --text WORDS"),
         (["run", "me.png", "--audio", "a.wav", "--size", "large"], "--size"),
-        (["run", "me.png", "--audio", "a.wav", "--pose", "sideways"], "sideways"),
+        (["run", "me.png", "--audio", "a.wav", "--eyes", "crossed"], "crossed"),
         (["eval", ".", "--split", "some"], "some"),
         (["assets", "steal"], "steal"),
         (["doctor", "--deep"], "no such option"),

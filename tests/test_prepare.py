@@ -232,7 +232,8 @@ if sys.argv[2] == "slow":
     def slowly(path, text, *more):
         if "part" in path.name and path.suffix == ".txt":
             write(path, "half")
-            print("writing", flush=True)
+            sys.stdout.write("writing\\n")  # in one piece: steps run side by side
+            sys.stdout.flush()
             time.sleep(0.15)
         return write(path, text, *more)
     Path.write_text = slowly

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "vivavoce"
 LEVELS = [
     {"__init__", "types"},
     {"protobuf", "heap", "catalogue", "download", "assets", "media", "tts", "speech", "face", "nn", "render", "diffusion", "losses"},
-    {"method", "registry", "data"},
+    {"method", "registry", "data", "how"},
     {"methods", "prepare", "metrics"},
     {"train", "talker", "run", "evaluate", "doctor", "viewer", "controls"},
     {"serve"},
@@ -269,7 +269,8 @@ def test_the_documents_name_what_there_is() -> None:
     for verb, (kind, _) in VERBS.items():
         text = (ROOT / "docs" / f"{verb}.md").read_text("utf-8")
         text = "\n".join(line for line in text.splitlines() if not line.startswith("torchrun "))  # its options are its own
-        options = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(kind)} | {"--help", "--any-setting"}
+        options = {f"--{prefix}{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) for prefix in ("", "no-")}
+        options |= {"--help", "--any-setting"}
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
         assert named <= options, f"docs/{verb}.md names {sorted(named - options)}"
 

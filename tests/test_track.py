@@ -113,7 +113,7 @@ def test_expression_is_in_the_basis_not_in_the_pose() -> None:
     assert float((seen[:, chin] - head.clean[:, chin]).norm(dim=-1).mean()) < 0.5
     assert float((pose.project(result.camera, result.vertices)[:, chin] - head.clean[:, chin]).norm(dim=-1).mean()) > 1.5
     spread = result.expression.std(0)
-    assert 0.7 < float(spread[0]) < 1.3 and float(spread.min()) > 0.3  # what only noise moves is smoothed, the jaw is not
+    assert 0.7 < float(spread[0]) < 1.3 and float(spread.min()) > 0.1  # what only noise moves is smoothed, the jaw is not
 
 
 def test_resting_face_has_a_still_mesh() -> None:

@@ -137,12 +137,12 @@ def test_any_kept_checkpoint_goes_on_to_the_same_end(tmp_path: Path, how: How) -
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == ["000008.safetensors", "000016.safetensors", "000024.safetensors"]
     whole = weights(tmp_path)
-    again = dataclasses.replace(how, resume=tmp_path / "checkpoints" / "000008.safetensors")
+    again = dataclasses.replace(how, resume=str(tmp_path / "checkpoints" / "000008.safetensors"))
     train("grey", Lamp(), tmp_path, Config(), how=again, held=Lamp(12, 1))
     assert all(torch.equal(v, weights(tmp_path)[k]) for k, v in whole.items())
     assert [int(r["step"]) for r in rows_of(tmp_path / "log.csv")] == list(range(24))
     with pytest.raises(InputError, match=r"no such checkpoint.*--keep-every"):
-        train("grey", Lamp(), tmp_path, Config(), how=How(resume=tmp_path / "nothing"))
+        train("grey", Lamp(), tmp_path, Config(), how=How(resume=str(tmp_path / "nothing")))
     (tmp_path / "last.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="no whole checkpoint"):
         train("grey", Lamp(), tmp_path, Config())

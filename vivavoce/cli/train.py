@@ -9,7 +9,7 @@ from typing import Any
 
 from vivavoce.cli.screen import bar, out
 from vivavoce.cli.words import Folder, Name, Place, parse
-from vivavoce.train import How
+from vivavoce.how import How
 from vivavoce.types import InputError, Source
 
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vivavoce import registry
+from vivavoce.how import How
 from vivavoce.method import Method, Renderer
 from vivavoce.train import look, ranks
 from vivavoce.train.average import Average
@@ -32,24 +32,6 @@ __all__ = ["How", "draw", "load_run", "ranks", "train"]
 Progress = Callable[[int, int, dict[str, float]], None]  # step, steps, losses
 LOOKS = 8  # at the held-out rows, when nothing else is said
 KINDS = {"float32": None, "bf16": torch.bfloat16}
-
-
-@dataclass(kw_only=True)
-class How:
-    """How to train, whatever the method."""
-
-    precision: str = "float32"  # float32, or bf16: networks in half precision where torch holds it safe
-    accumulate: int = 1  # parts that a step's rows are worked through in, for less memory
-    average: float = 0.0  # decay of an average of the weights, which is what the run then speaks with; 0.999 is usual; 0: the last weights
-    check_every: int = -1  # steps between looks at the held-out rows; 0: never; -1: eight times in all
-    patience: int = 0  # looks without a better loss after which training ends; 0: never
-    save_every: float = 60.0  # seconds between checkpoints
-    keep_every: int = 0  # steps between checkpoints that stay, in RUN/checkpoints; 0: only the last one
-    resume: Path | None = None  # checkpoint to go on from, instead of the run's last one
-    log_every: int = 20  # steps between rows of log.csv
-    log: str = ""  # tensorboard, wandb, or both with a comma, beside log.csv
-    profile: int = 0  # steps to profile, after twenty of warming up: RUN/profile.txt, RUN/profile.json
-    shard: bool = False  # under torchrun: cut large networks up among the processes (FSDP), for models too large for one
 
 
 def train(
@@ -133,8 +115,8 @@ class _Run:
 
     def begin(self, source: Source) -> int:
         """A new run, or the one in the folder at the step where it stopped."""
-        path = self.how.resume or self.folder / LAST
-        if self.how.resume is not None and not path.is_file():
+        path = Path(self.how.resume) if self.how.resume else self.folder / LAST
+        if self.how.resume and not path.is_file():
             raise InputError(path, "no such checkpoint", f"they are in {self.folder / 'checkpoints'} when trained with --keep-every")
         found: Checkpoint | None = read(path, self.about.name, self.method.config) if path.is_file() else None
         if found is None:
