@@ -26,7 +26,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/pip install --quiet --editable '.[dev,wav2vec2,tts,ray]'
+	$(BIN)/pip install --quiet --editable '.[dev,wav2vec2,tts,ray,serve,metrics,onnx,viewer]'
 	$(BIN)/vivavoce assets fetch $(TESTED)   # the tests themselves reach for nothing
 	@touch $@
 

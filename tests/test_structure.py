@@ -39,7 +39,7 @@ KERNEL_LINES = 100  # a kernel's loop holds dozens of values in registers: cut i
 EMPTY_NAMES = {"utils", "util", "common", "core", "base", "helper", "helpers", "misc"}
 NEVER = {"torchvision", "torchaudio", "cv2", "mediapipe", "librosa", "pytorch3d", "tinycudann", "nvdiffrast", "insightface"}
 WHEN_USED = {"numba", "triton", "gsplat", "ai_edge_litert", "transformers", "piper", "gradio", "aiortc", "viser", "ray"}
-WHEN_USED |= {"fastapi", "uvicorn", "onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb"}
+WHEN_USED |= {"fastapi", "starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb"}
 
 
 @dataclass(frozen=True)

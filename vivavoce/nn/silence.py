@@ -36,7 +36,8 @@ def lip_gap(landmarks: Tensor) -> Tensor:  # [T,68,2] px -> [T] in distances of 
 def not_speech(name: str) -> Tensor | None:  # -> [S,D]
     """Features of silence, white noise and hum by the encoder of that name; None where its weights cannot be had."""
     try:
-        encoder = encoders.load(name)
+        with torch.random.fork_rng([]):  # its first weights are drawn: a run that goes on would see other chance than one unbroken
+            encoder = encoders.load(name)
     except InputError as error:
         log.warning("the mouth learns silence from the recording's pauses alone: %s", error)
         return None
