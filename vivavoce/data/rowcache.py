@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 GPU_SHARE = 0.25  # of the free GPU memory that one field may take
@@ -47,14 +48,17 @@ class RowCache:
         stem = place / f"{field}_{'x'.join(map(str, self.shape))}"
         pixels, flags = stem.with_suffix(".u8"), stem.with_suffix(".have")
         size = count * int(np.prod(self.shape))
-        fresh = pixels.is_file() and flags.is_file() and pixels.stat().st_size == size and flags.stat().st_size == count
-        if not fresh or flags.stat().st_ctime < (folder / field).stat().st_mtime:
-            flags.unlink(missing_ok=True)
-            for path, length in ((pixels, size), (flags, count)):
-                with path.open("wb") as file:
-                    file.truncate(length)  # sparse: takes disk only as rows are decoded
-        self.rows = np.memmap(pixels, np.uint8, "r+", shape=(count, *self.shape))
-        return np.memmap(flags, np.bool_, "r+", shape=(count,))
+        with FileLock(stem.with_suffix(".lock")):  # two processes that train on one folder
+            fresh = pixels.is_file() and flags.is_file() and pixels.stat().st_size == size and flags.stat().st_size == count
+            if not fresh or flags.stat().st_ctime < (folder / field).stat().st_mtime:
+                flags.unlink(missing_ok=True)
+                for path, length in ((pixels, size), (flags, count)):
+                    part = path.with_name(path.name + ".part")
+                    with part.open("wb") as file:
+                        file.truncate(length)  # sparse: takes disk only as rows are decoded
+                    os.replace(part, path)  # whoever has the old file mapped keeps it whole
+            self.rows = np.memmap(pixels, np.uint8, "r+", shape=(count, *self.shape))
+            return np.memmap(flags, np.bool_, "r+", shape=(count,))
 
     def __call__(self, index: Tensor) -> Tensor:  # [T] -> [T,C,H,W] float in 0..1, on the device
         numbers = index.cpu().numpy()
