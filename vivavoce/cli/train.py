@@ -57,7 +57,8 @@ def do(o: Train, rest: Sequence[str]) -> None:
                 preset=o.preset, speech=speech, device=device, extra=extra, progress=move, held=held, how=o,
             )  # fmt: skip
         if train.ranks.first():
-            out.print(f"trained {run}; hear it: vivavoce run {run} --audio FILE; judge it: vivavoce eval {run}")
+            further = f"; hear it: vivavoce run {run} --audio FILE; judge it: vivavoce eval {run}" if card.kind == "renderer" else ""
+            out.print(f"trained {run}{further}")
 
 
 def _source(folders: list[Path], split: str, options: dict[str, Any]) -> Source:

@@ -17,7 +17,8 @@ def take_sizes(method: nn.Module) -> None:
 def _fit(method: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name, part in method.named_modules():
         path = f"{prefix}{name}." if name else prefix
-        for key, old in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+        kept = (b for b in part.named_buffers(recurse=False) if b[0] not in part._non_persistent_buffers_set)
+        for key, old in [*part.named_parameters(recurse=False), *kept]:
             new: Tensor = state.setdefault(path + key, old.detach())
             if new.shape == old.shape:
                 continue
