@@ -157,7 +157,7 @@ def test_rates_rise_when_their_part_begins_and_fall_to_the_end() -> None:
     optimizer = method.optimizers()[0]
     clip = person.clip([0, 5], method.needs | method.loss_needs)
     torso = next(g for g in optimizer.param_groups if any(p is method.room.torso.picture for p in g["params"]))
-    grids = next(g for g in optimizer.param_groups if any(p is method.places.table for p in g["params"]))
+    grids = next(g for g in optimizer.param_groups if any(p is method.field.places.table for p in g["params"]))
     rates = []
     for step in (0, 500, 700, 715, 730, 999):
         method.update(clip, step, [optimizer])

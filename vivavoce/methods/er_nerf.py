@@ -126,8 +126,4 @@ class ErNerf(Renderer):
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step, in the stage that the step belongs to."""
-        c: Config = self.config
-        told = self.tell(clip)
-        self.room.refresh(self, told, step)
-        values = self.room.losses(self, told, clip, step, c.outside)
-        return radiance.descend(optimizers[0], values, step / max(c.steps, 1), c.decay)
+        return radiance.advance(self.room, self, self.tell(clip), clip, step, optimizers[0], self.config.outside)

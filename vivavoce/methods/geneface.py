@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from vivavoce.method import Renderer
 from vivavoce.nn import marks, radiance
-from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told
-from vivavoce.nn.grid import Grid
+from vivavoce.nn.fields import AmbientField, Individual, Rows
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.registry import register
@@ -81,11 +80,7 @@ class Geneface(Renderer):
         self.marks = marks.Marks(c.mark_noise)
         self.look = nn.Sequential(nn.Linear(3 * marks.COUNT, c.wide), nn.LeakyReLU(0.02), nn.Linear(c.wide, c.code))
         self.individual = Individual(frames, c.individual)
-        self.places = Grid(3, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
-        self.ambient = Grid(c.ambient, c.levels, 2, 16, c.finest, c.log2_table, "tiled")
-        self.listen = Told(self.places.width, c.code, c.wide, c.wide, c.ambient)
-        self.solid = Density(self.places.width + self.ambient.width, 2, c.hidden)
-        self.shine = Colour(c.hidden, c.individual, c.hidden)
+        self.field = AmbientField(c.levels, c.finest, c.log2_table, c.ambient, c.code, c.wide, c.hidden, c.individual)
 
     @torch.no_grad()
     def setup(self, source: Source) -> None:
@@ -103,14 +98,10 @@ class Geneface(Renderer):
 
     def density(self, points: Tensor, told: Seen, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Density, features of the colour, and how far the ambient coordinate is from zero."""
-        here = self.places(points)
-        coordinate = torch.tanh(self.listen(here, told.marks, rows))
-        around = self.ambient((coordinate + 1) / 2)
-        density, features = self.solid(torch.cat([here, around], 1), told.eyes, rows)
-        return density, features, coordinate.abs().sum(1)
+        return self.field.density(points, told.marks, told.eyes, rows)
 
     def colour(self, features: Tensor, directions: Tensor, told: Seen, rows: Rows) -> Tensor:
-        return self.shine(features, directions, told.frame, rows)
+        return self.field.shine(features, directions, told.frame, rows)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
@@ -120,12 +111,9 @@ class Geneface(Renderer):
         return self.room.losses(self, self.tell(clip), clip, self.config.steps, self.config.outside)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [radiance.optimizer(self, [self.places, self.ambient], self.config)]
+        return [radiance.optimizer(self, [self.field.places, self.field.around], self.config)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step, in the stage that the step belongs to."""
-        c: Config = self.config
-        told = self.tell(clip)
-        self.room.refresh(self, told, step)
-        values = self.room.losses(self, told, clip, step, c.outside * min(step / max(c.steps, 1) * 2, 1))
-        return radiance.descend(optimizers[0], values, step / max(c.steps, 1), c.decay)
+        outside = self.config.outside * min(step / max(self.config.steps, 1) * 2, 1)
+        return radiance.advance(self.room, self, self.tell(clip), clip, step, optimizers[0], outside)

@@ -152,6 +152,4 @@ class R2Talker(Renderer):
         c: Config = self.config
         done = step / max(c.steps, 1)
         self.open_levels.fill_(min(float(c.levels), c.first + (c.levels - c.first) * done / max(c.opened, 1e-6)))
-        told = self.tell(clip)
-        self.room.refresh(self, told, step)
-        return radiance.descend(optimizers[0], self.room.losses(self, told, clip, step), done, c.decay)
+        return radiance.advance(self.room, self, self.tell(clip), clip, step, optimizers[0])

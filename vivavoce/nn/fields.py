@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from vivavoce.nn.grid import Grid
 from vivavoce.types import Clip
 
 SHIFT = 2.5  # of the logarithm of the density: an untrained head is half opaque, a sixteenth of its box deep
@@ -144,3 +145,30 @@ class Individual(nn.Module):
         if self.training and clip.index is not None:
             return self.codes[clip.index.clamp(max=len(self.codes) - 1)]
         return self.codes.mean(0, keepdim=True).expand(count, -1)
+
+
+class AmbientField(nn.Module):
+    """The field of RAD-NeRF (section 3.2): a grid over space, and one over an ambient coordinate that the condition gives each point.
+
+    Args:
+        levels, finest, table: of the grids. ambient: numbers of the coordinate, 2 or 3.
+        told: numbers of the condition. wide: of the network that gives the coordinate. hidden: of the others.
+        individual: numbers that belong to one training frame alone.
+    """
+
+    def __init__(
+        self, levels: int, finest: int, table: int, ambient: int, told: int, wide: int, hidden: int, individual: int
+    ) -> None:
+        super().__init__()
+        self.places = Grid(3, levels, 2, 16, finest, table, "tiled")
+        self.around = Grid(ambient, levels, 2, 16, finest, table, "tiled")
+        self.listen = Told(self.places.width, told, wide, wide, ambient)
+        self.solid = Density(self.places.width + self.around.width, 2, hidden)
+        self.shine = Colour(hidden, individual, hidden)
+
+    def density(self, points: Tensor, told: Tensor, eyes: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Density [N], features of the colour [N,hidden], and how far the ambient coordinate is from zero [N]."""
+        here = self.places(points)
+        coordinate = torch.tanh(self.listen(here, told, rows))
+        density, features = self.solid(torch.cat([here, self.around((coordinate + 1) / 2)], 1), eyes, rows)
+        return density, features, coordinate.abs().sum(1)

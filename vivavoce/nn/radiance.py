@@ -338,6 +338,16 @@ def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe) -> 
     return adam
 
 
+def advance(
+    room: Radiance, method: Any, told: Any, clip: Clip, step: int, optimizer: torch.optim.Optimizer, outside: float = 0.0
+) -> dict[str, Tensor]:
+    """One training step, in the stage that it belongs to: the occupancy made fresh when it is time, the losses, a step down. `outside`
+    as of `Radiance.losses`. Returns the losses, detached."""
+    recipe = method.config
+    room.refresh(method, told, step)
+    return descend(optimizer, room.losses(method, told, clip, step, outside), step / max(recipe.steps, 1), recipe.decay)
+
+
 def descend(optimizer: torch.optim.Optimizer, values: dict[str, Tensor], done: float, decay: float) -> dict[str, Tensor]:
     """One step down the sum of the losses, `done` (0..1) of the way; rates rise when their part begins to learn (Adam's first steps are
     as long as any, in whatever direction) and fall to `decay` at the end. Returns the losses, detached."""
