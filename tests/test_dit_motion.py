@@ -324,6 +324,7 @@ def test_guidance_folded_in_asks_for_more_than_the_data() -> None:
     assert all(bool(torch.isfinite(v)) for v in losses.values()) and float(losses["denoise"].detach()) > 0
 
 
+@pytest.mark.slow
 def test_presets_can_be_made_and_a_seed_sized_one_learns() -> None:
     config = registry.configure("dit_motion", "seed")
     assert (config.block, config.context, config.window_rows, config.width, config.layers) == (65, 10, 75, 512, 8)

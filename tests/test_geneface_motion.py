@@ -89,6 +89,7 @@ def said(method: GenefaceMotion, sound: Tensor) -> Motion:
         return method.generate(Clip(speech=rows), method.start(Clip()))[0]
 
 
+@pytest.mark.slow
 def test_it_says_what_it_was_taught(trained: tuple[GenefaceMotion, Vowels]) -> None:
     method, person = trained
     made = said(method, person.audio()).expression

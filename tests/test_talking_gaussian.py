@@ -99,6 +99,7 @@ def test_fusion_moves_colours_and_leaves_geometry_and_motion() -> None:
     assert "avatar.gaussians.colours" in changed and "mouth.colours" in changed
 
 
+@pytest.mark.slow
 def test_both_sets_grow_and_a_checkpoint_of_another_size_loads() -> None:
     method, person, _ = trained(14, grow_every=4, grow_until=0.9, points=200, most=260, grow_share=0.2)
     start, _, _ = trained(0, points=200)

@@ -299,6 +299,7 @@ def test_eight_processes_train_as_one(tmp_path: Path, window: int) -> None:
     agree(tmp_path / "one", tmp_path / "eight")
 
 
+@pytest.mark.slow
 def test_networks_cut_up_among_processes_train_as_whole_ones(tmp_path: Path) -> None:
     train("grey", Lamp(), tmp_path / "one", Config(wide=64), how=How(log_every=1, average=0.9))
     run(2, tmp_path / "two", wide=64, shard=1, steps=12)
