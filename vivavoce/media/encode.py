@@ -88,6 +88,7 @@ class Writer:
             self._drop()
             raise
         self.layout, self.samples = layout, 0
+        self.rest: np.ndarray | None = None  # [channels,n] of a piece of sound that reaches past the last picture
 
     def _video(self, encoder: str) -> Any:
         height, width = (s + s % 2 for s in self.size)
@@ -129,13 +130,12 @@ class Writer:
     def _hear(self, until: int) -> None:
         """Encode sound up to that many samples, so that it lies beside its pictures in the file."""
         while self.pieces is not None and self.samples < until:
-            piece = next(self.pieces, None)
+            piece = self.rest if self.rest is not None else next(self.pieces, None)
             if piece is None:
                 self.pieces = None
                 return
             room = until - self.samples
-            if piece.shape[1] > room:
-                self.pieces = itertools.chain([piece[:, room:]], self.pieces)
+            self.rest = piece[:, room:] if piece.shape[1] > room else None
             piece = np.ascontiguousarray(piece[:, :room], dtype=np.float32)
             if piece.shape[1] == 0:
                 continue
