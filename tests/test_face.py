@@ -7,9 +7,12 @@ scikit-image's astronaut and for one frame each of four recordings (number 80; 2
 from __future__ import annotations
 
 import itertools
+import os
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from PIL import Image
 
 from vivavoce import media
 from vivavoce.face import crop as cropping
-from vivavoce.face import mesh, regions
+from vivavoce.face import litert, mesh, regions
 from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.types import InputError
 
@@ -292,6 +295,20 @@ def test_following_needs_no_detector_until_the_face_is_gone(
     assert landmarker.follow(empty, face) is None and len(calls) == 2
     jumped = landmarker.follow(np.roll(astronaut, -170, 1), face)
     assert jumped is not None and jumped.points[4, 0] < 120
+
+
+def test_nets_opened_side_by_side_leave_the_standard_error_where_it_was() -> None:
+    """Errors are told there: it once ended nowhere when two threads opened nets at the same time."""
+
+    def work(_: int) -> None:
+        with litert.quiet():
+            time.sleep(0.002)
+
+    before = os.fstat(2)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    after = os.fstat(2)
+    assert (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino)
 
 
 def test_a_broken_task_file_is_told(tmp_path: Path) -> None:

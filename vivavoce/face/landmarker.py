@@ -15,11 +15,7 @@ and 5.1 (benchmarks/faces.py).
 
 from __future__ import annotations
 
-import os
-import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vivavoce import assets
-from vivavoce.face import regions
+from vivavoce.face import litert, regions
 from vivavoce.types import InputError
 
 ASSET = "face_landmarker"
@@ -84,29 +80,11 @@ def _anchors() -> Array:  # [896,2] 0..1
     return np.concatenate(rows)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """LiteRT greets on the process's standard error from C++, where a user should read nothing but what concerns them."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-
-
 class _Net:
     """One tflite net: array in, arrays out."""
 
     def __init__(self, data: bytes, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with _quiet():
-            self.runner = Interpreter(model_content=data, num_threads=threads)
-            self.runner.allocate_tensors()
+        self.runner = litert.opened(threads, model_content=data)
         self.entry = self.runner.get_input_details()[0]["index"]
         self.exits = [d["index"] for d in self.runner.get_output_details()]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from vivavoce import assets
-from vivavoce.face import regions
+from vivavoce.face import litert, regions
 from vivavoce.face.looks import CLOTH, HAIR, RIM, SKIN, Array, Looks, Mask, Picture, View, filled, luminance, placed
 
 SIDE = 256  # px, longest side at which colours are looked at; also the side of the selfie net's square picture
@@ -31,10 +31,7 @@ class Selfie:
     """Person against background; one for each thread."""
 
     def __init__(self) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self.net = Interpreter(model_path=str(assets.path("selfie_segmentation")), num_threads=1)
-        self.net.allocate_tensors()
+        self.net = litert.opened(1, model_path=str(assets.path("selfie_segmentation")))
         self.entry, self.exit = self.net.get_input_details()[0]["index"], self.net.get_output_details()[0]["index"]
 
     def __call__(self, picture: Picture) -> Array:  # uint8 [H,W,3] -> [256,256] 0..1, the whole picture made square
