@@ -86,16 +86,21 @@ def classes(view: View, looks: Looks, outline: Array, points: Array) -> Picture:
     parts[..., SKIN][tinted(view)] = 0
     best = parts.argmax(2)
     for k, joined in ((HAIR, view.v > 0.5), (SKIN, view.oval)):  # a dark coat is no hair, a pink tie no skin: those join the head
-        pieces, _ = ndimage.label(best == k)
-        parts[(pieces > 0) & ~np.isin(pieces, np.unique(pieces[joined])), k] = 0
+        pieces, count = ndimage.label(best == k)
+        apart = np.ones(count + 1, bool)
+        apart[pieces[joined]] = apart[0] = False
+        parts[apart[pieces], k] = 0
     np.maximum(parts[..., CLOTH], 0.02 * (view.v < 0), out=parts[..., CLOTH])  # cloth takes what skin and hair lose there
     below = view.v < JAW
     skin = parts[..., SKIN]
     four = np.stack([np.where(below, 0, skin), np.where(below, skin, 0), parts[..., CLOTH], parts[..., HAIR]], 2)
     size = outline.shape
     image = Image.frombytes("CMYK", view.u.shape[::-1], (four * 255).astype(np.uint8).tobytes())  # any four channels but alpha's
-    wide = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    labels = np.array([regions.HEAD, regions.NECK, regions.CLOTH, regions.HAIR], np.uint8)[wide.argmax(2)]
+    most, *others = (np.asarray(c) for c in image.resize((size[1], size[0]), Image.Resampling.BILINEAR).split())
+    labels = np.full(size, regions.HEAD, np.uint8)
+    for label, share in zip((regions.NECK, regions.CLOTH, regions.HAIR), others, strict=True):
+        labels[share > most] = label
+        most = np.maximum(most, share)
     labels[outline < 0.5] = regions.BACKGROUND
     face = filled(points, regions.OVAL, size)
     _, v = placed(points)(size)
@@ -105,12 +110,18 @@ def classes(view: View, looks: Looks, outline: Array, points: Array) -> Picture:
 
 def tinted(view: View) -> Mask:  # [h,w]
     """Below the chin, of a tint that the face does not have, however bright: a red tie is no neck."""
-    colour = view.small.astype(np.float32) + 10  # the tint of black is noise
-    tint = colour[..., :2] / colour.sum(2, keepdims=True)
-    face = tint[view.face]
+    out = view.v < 0
+
+    def tint(where: Mask) -> Array:  # -> [N,2]
+        colour = view.small[where].astype(np.float32) + 10  # the tint of black is noise
+        return np.asarray(colour[:, :2] / colour.sum(1, keepdims=True))
+
+    face = tint(view.face)
     middle = np.median(face, 0)
     spread = 1.4826 * np.median(np.abs(face - middle), 0) + TINT
-    return np.asarray((view.v < 0) & (np.abs(tint - middle) > FAR * spread).any(2))
+    far = np.abs(tint(out) - middle) > FAR * spread
+    out[out] = far[:, 0] | far[:, 1]
+    return np.asarray(out)
 
 
 def inward(parts: Array, person: Mask) -> Array:  # [h,w,3] -> [h,w,3]
@@ -165,4 +176,6 @@ def teeth(labels: Picture, picture: Picture, points: Array) -> None:  # [H,W], c
     pale = colour[:, 0] / np.maximum(colour.sum(1), 1) < skin[0] / max(float(skin.sum()), 1.0) - 0.005
     found = np.zeros_like(inside)
     found[inside] = bright & pale
-    labels[ndimage.binary_opening(found) if height > SIDE else found] = regions.TEETH
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    labels[part][ndimage.binary_opening(found[part]) if height > SIDE else found[part]] = regions.TEETH

@@ -113,8 +113,9 @@ def _nearest_labels() -> Tensor:  # -> [4096] uint8
 
 def labels_from_colours(colours: Tensor) -> Tensor:  # [T,3,H,W] uint8 RGB -> [T,H,W] uint8
     """The class of each pixel: that of the nearest colour (a picture may have been through JPEG), to 16 levels."""
-    r, g, b = (colours[:, k].to(torch.int32) >> 4 for k in range(3))
-    return _nearest_labels().to(colours.device)[(r * 256 + g * 16 + b).long()]
+    r, g, b = (colours[:, k].to(torch.int32) for k in range(3))
+    box = (r >> 4 << 8) | (g & 0xF0) | (b >> 4)
+    return _nearest_labels().to(colours.device).index_select(0, box.flatten()).view(box.shape)
 
 
 def landmarks68(points: np.ndarray) -> np.ndarray:  # [...,478,2 or 3] -> [...,68,2]

@@ -57,12 +57,13 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def write_image(path: str | Path, image: Tensor | np.ndarray) -> None:
+def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -> None:
     """Write a picture, whole or not at all; the kind follows the ending (.jpg, .png, ...).
 
     Args:
         path: where to; its folder is made.
         image: [3,H,W] or [4,H,W] float in 0..1 (Tensor), or uint8 [H,W,3] or [H,W,4] (array).
+        effort: 0 to 9, of PNG: more makes the same picture a smaller file, and takes longer.
     Raises:
         InputError: an unknown ending, or a place that cannot be written.
     """
@@ -72,7 +73,7 @@ def write_image(path: str | Path, image: Tensor | np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kind = Image.registered_extensions()[path.suffix.lower()]
         whole = io.BytesIO()  # Pillow itself takes a full disk's short write for success
-        Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0)  # what JPEG and WebP heed, others do not
+        Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0, compress_level=effort)  # each kind heeds its own
         part.write_bytes(whole.getbuffer())
         os.replace(part, path)
     except KeyError as e:

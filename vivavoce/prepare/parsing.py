@@ -151,7 +151,7 @@ def maker(path: Path, own: looks.Looks | None) -> Callable[[list[int]], int]:
             parse.teeth(labels, picture, mesh(k))
             with folder.whole("teeth_mask", f"{k}.npy") as part:
                 write_mask(part, labels == regions.TEETH)
-            write_image(folder.file("parsing", f"{k}.png"), COLOURS[labels])
+            write_image(folder.file("parsing", f"{k}.png"), COLOURS.take(labels, 0))
         return len(wanted)
 
     return work
