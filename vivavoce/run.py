@@ -81,8 +81,11 @@ def pick_device(wanted: str = "auto") -> str:
     return wanted
 
 
-def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int], list[str]]:
-    """A Talker for the source, the size (H, W) of its frames, and notes for the user. Raises InputError."""
+def build(source: str | Path, options: Options, like: Talker | None = None) -> tuple[Talker, tuple[int, int], list[str]]:
+    """A Talker for the source, the size (H, W) of its frames, and notes for the user. Raises InputError.
+
+    `like`: one built with the same options, whose methods and encoders speak for another portrait as well.
+    """
     path = Path(source)
     if not path.exists():
         raise InputError(path, "no such file or folder")
@@ -103,6 +106,8 @@ def build(source: str | Path, options: Options) -> tuple[Talker, tuple[int, int]
         person: Source = Person(folder, longest, "all", method.speech, method.window, device=device, space=method.space or "blendshapes")
         return _talker(method, person, options, device, None, notes, [run.parent, folder / "runs"]), person.size, notes
     portrait = _portrait(path, options, notes)
+    if like is not None:
+        return like.again(portrait, portrait.paste), portrait.full, notes
     method = _ready(options.renderer, device, options)
     if not isinstance(method, Renderer):
         raise InputError(f"--renderer {options.renderer}", "is a generator, not a renderer", "see: vivavoce list")

@@ -72,8 +72,10 @@ class Talker:
         block: int = 0,
         scene: Scene | None = None,
     ) -> None:
-        self.renderer, self.source, self.encoders = renderer.eval(), source, encoders
-        self.generator = generator.eval() if generator is not None else None
+        self.renderer, self.source, self.encoders, self.generator = renderer, source, encoders, generator
+        for method in self._methods():
+            if method.training:  # others may be speaking with it already, and a change of mode throws away what was made ready
+                method.eval()
         self.paste, self.scene = paste, scene or Scene()
         self.seconds = {"hear": 0.0, "move": 0.0, "render": 0.0}  # time spent since construction, by stage
         self.device = next((p.device for p in renderer.parameters()), torch.device("cpu"))
@@ -99,9 +101,11 @@ class Talker:
             if listener.speech not in self.encoders:
                 raise InputError(name, f"it hears {listener.speech!r} and no such encoder is loaded", "see: vivavoce doctor")
 
+    def _methods(self) -> list[Method]:
+        return [self.renderer] if self.generator is None else [self.renderer, self.generator]
+
     def _listeners(self) -> list[Method]:
-        both: list[Method | None] = [self.renderer, self.generator]
-        return [m for m in both if m is not None and "speech" in m.needs]
+        return [m for m in self._methods() if "speech" in m.needs]
 
     @property
     def lookahead(self) -> float:
@@ -109,8 +113,13 @@ class Talker:
         waits = [self.encoders[m.speech].lookahead + 20 * m.window[1] for m in self._listeners()]
         return max(waits, default=0)
 
-    def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:  # [n] or [n,640] -> [m,3,H,W], m <= block
-        """Frames for a stream of audio at 16 kHz, as soon as each is final. ceil(samples / 640) frames in total."""
+    def again(self, source: Source, paste: Paste | None = None) -> Talker:
+        """Another Talker with the same methods and encoders, which are not copied, for a source of its own."""
+        return Talker(self.renderer, source, self.encoders, self.generator, paste, self.block, self.scene)
+
+    def stream(self, chunks: Iterable[Tensor], skip: Callable[[], bool] | None = None) -> Iterator[Tensor]:
+        """Frames [m,3,H,W], m <= block, for a stream of audio at 16 kHz, [n] or [n,640] each, as soon as each is final;
+        ceil(samples / 640) frames in total. `skip` is asked before rows are drawn: those that come too late come as [m,0,0,0]."""
         ears = {id(m): _Ear(self.encoders[m.speech], m.window) for m in self._listeners()}
         with self._stage("move"):
             state: Any = self.generator.start(self.first) if self.generator is not None else None
@@ -127,7 +136,10 @@ class Talker:
                     with self._stage("move"):
                         motion, state = self.generator.generate(Clip(speech=speech), state)
                 with self._stage("render"):
-                    frames = self._render(done, count, heard.get(id(self.renderer)), motion, before)
+                    if skip is not None and skip():
+                        frames = torch.zeros(count, 0, 0, 0)
+                    else:
+                        frames = self._render(done, count, heard.get(id(self.renderer)), motion, before)
                 yield frames
                 del frames  # not to be kept while the next are made
                 done, ready = done + count, ready - count
@@ -145,7 +157,7 @@ class Talker:
         with torch.no_grad():
             yield
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # a kernel still running belongs to its stage
+            torch.cuda.current_stream(self.device).synchronize()  # a kernel still running belongs to its stage
         self.seconds[stage] += time.perf_counter() - begun
 
     def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None, before: dict[str, Tensor]) -> Tensor:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vivavoce.run import pick_device
-from vivavoce.serve import api, live, page, uploads
+from vivavoce.serve import api, live, page, stage, uploads
 from vivavoce.serve.guard import Guard, is_local
 from vivavoce.serve.jobs import Jobs, actors
 from vivavoce.types import InputError
+
+# JPEGs do not get smaller by being packed once more.
+SOCKET: dict[str, Any] = {"log_level": "warning", "ws_max_size": uploads.LIVE_MESSAGE, "ws_per_message_deflate": False}
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Server:
             raise InputError(settings.work, f"cannot be written ({error.strerror})", "choose another --work") from error
         try:
             app = api.build(self.jobs)
-            live.mount(app, live.Stage(self.jobs.actors, settings.limits, device))
+            live.mount(app, stage.Stage(self.jobs.actors, settings.limits, device))
             if settings.page:
                 app = page.mount(app, self.jobs, settings.token)
         except BaseException:
@@ -73,6 +76,6 @@ class Server:
                 where = f"{self.settings.host}:{self.settings.port}"
                 raise InputError(where, f"cannot be listened on ({error.strerror})", "choose another --port or --host") from error
         try:
-            uvicorn.run(self.app, host=self.settings.host, port=self.settings.port, log_level="warning", ws_max_size=uploads.LIVE_MESSAGE)
+            uvicorn.run(self.app, host=self.settings.host, port=self.settings.port, **SOCKET)
         finally:
             self.jobs.close()

@@ -1,0 +1,86 @@
+"""What several threads ask of one network at the same moment, done as one batch.
+
+Nobody waits for others to ask: while one batch is being made, what is asked meanwhile gathers, and whoever comes next makes it. So a
+batch is as large as the computer is busy, and one thread alone is served as if it called the work itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
+
+
+class _Turn(Generic[Asked, Made]):
+    """One thread's question, and its answer."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked, self.done = asked, False
+        self.made: list[Made] = []
+        self.error: Exception | None = None
+
+
+class Together(Generic[Asked, Made]):
+    """Calls of any number of threads as calls of `work` with lists, one at a time.
+
+    Args:
+        work: several questions -> as many answers; it returns when they are there, not when they are under way.
+        most: questions at once. A batch has a power of two of them, for which CUDA graphs are kept.
+    """
+
+    def __init__(self, work: Callable[[list[Asked]], Sequence[Made]], most: int = 8) -> None:
+        self.work, self.most, self.lock = work, most, threading.Lock()
+        self.waiting: deque[_Turn[Asked, Made]] = deque()
+        self.batches: dict[int, int] = {}  # how often so many were done at once
+
+    def __call__(self, asked: Asked) -> Made:
+        """Raises what `work` raises for this question alone."""
+        mine: _Turn[Asked, Made] = _Turn(asked)
+        self.waiting.append(mine)
+        with self.lock:
+            while not mine.done:
+                count = min(self.most, len(self.waiting))
+                self._do([self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))])
+        if mine.error is not None:
+            raise mine.error
+        return mine.made[0]
+
+    def _do(self, turns: list[_Turn[Asked, Made]]) -> None:
+        try:
+            for turn, made in zip(turns, self.work([t.asked for t in turns]), strict=True):
+                turn.made.append(made)
+        except Exception as error:
+            if len(turns) > 1:  # what one of them did wrong is not the others' fault
+                for turn in turns:
+                    turn.made.clear()
+                    self._do([turn])
+                return
+            turns[0].error = error
+        self.batches[len(turns)] = self.batches.get(len(turns), 0) + 1
+        for turn in turns:
+            turn.done = True
+
+
+def rows(work: Callable[..., Tensor], most: int = 8) -> Callable[..., Tensor]:
+    """A function of tensors with one row an item -> a tensor with as many rows, for many threads: their rows go in one after another."""
+
+    def all_rows(asked: list[tuple[Tensor, ...]]) -> Sequence[Tensor]:
+        made = work(*asked[0]) if len(asked) == 1 else work(*(torch.cat(part) for part in zip(*asked, strict=True)))
+        settle(made)
+        return made.split([len(one[0]) for one in asked])
+
+    together = Together(all_rows, most)
+    return lambda *asked: together(asked)
+
+
+def settle(made: Tensor) -> None:
+    """Wait until a tensor is there: a GPU says at once that it will do the work, and nothing would gather behind it."""
+    if made.is_cuda:
+        torch.cuda.current_stream(made.device).synchronize()
