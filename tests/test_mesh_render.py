@@ -180,6 +180,37 @@ def test_texture() -> None:
     assert torch.autograd.gradcheck(lambda t, p: draw.texture(t, p, change[:5].double() * 1.3), args)
 
 
+def drawn(backend: str, device: str, target: Tensor, faces: Tensor, values: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """Shares, the antialiased picture of carried values, and the gradients of a sum over it in places and values."""
+    target, values, faces = target.to(device).requires_grad_(), values.to(device).requires_grad_(), faces.to(device)
+    seen = draw.rasterize(target, faces, size, "torch")
+    pixels = draw.covered(target, faces, seen, backend)
+    image = draw.paint(draw.carry(values, pixels, backend), pixels, len(target))
+    smooth = draw.antialias(image, target, faces, draw.links(faces), seen, backend)
+    weight = torch.rand(smooth.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    pulled = torch.autograd.grad((smooth * weight).sum(), (target, values))
+    return [part.detach().cpu() for part in (pixels.share, smooth, *pulled)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [pytest.param("numba", "cpu", id="numba"), pytest.param("triton", "cuda", id="triton", marks=pytest.mark.gpu)]
+)
+def test_kernels_agree_with_plain_torch(backend: str, device: str) -> None:
+    """A small globe before a large one, and triangles of all sizes that hang on nothing."""
+    pytest.importorskip(backend)
+    points, faces = sphere(16)
+    both = torch.cat([points, points * 0.4 - torch.tensor([0.3, 0.2, 2.0])]).float()
+    globes = torch.cat([seen_from(both, 60, (61, 75)), seen_from(both * 0.8, 60, (61, 75))])
+    for target, triangles, size in ((globes, torch.cat([faces, faces + len(points)]), (61, 75)), (*scene(), (40, 50))):
+        values = torch.rand(*target.shape[:2], 5, generator=torch.Generator().manual_seed(0))
+        plain = drawn("torch", "cpu", target, triangles, values, size)
+        fast = drawn(backend, device, target, triangles, values, size)
+        pixels = draw.covered(target, triangles, draw.rasterize(target, triangles, size, "torch"))
+        assert float((plain[1] - draw.paint(draw.carry(values, pixels), pixels, 2)).abs().sum()) > 10  # there are outlines
+        for wanted, found in zip(plain, fast, strict=True):
+            assert float((found - wanted).abs().mean()) < 1e-4 * float(wanted.abs().mean())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [(40, 50), (61, 75), (512, 512)])
 def test_triton_agrees(size: tuple[int, int]) -> None:

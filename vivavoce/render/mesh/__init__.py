@@ -7,11 +7,13 @@
     covered      the pixels that see anything as a list, with their shares: work for these alone
     carry        as `interpolate`, for the list;  paint: values of the list put back into pictures
     antialias    outlines that cover pixels in part (`outlines.py`): what makes the place of an outline differentiable
+    links        which triangles hang together, for `antialias`
     texture      values of a picture laid on the mesh, read at the right coarseness (`textures.py`)
 
 Coordinates are pixels with centres at +0.5 and depth in front of the camera, growing away from it; what has depth <= 0 is not
 drawn. Pictures have any size. Visibility itself has no gradient: an outline that moves is felt through the values inside it and, after
-`antialias`, through the pixels that it covers in part.
+`antialias`, through the pixels that it covers in part. The kernels (numba on a CPU, Triton on CUDA) take float32; what is of another
+type, such as gradients checked in float64, is done by the plain back end.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 # Not torch itself: the back end of that name is an attribute of this package.
-from torch import Tensor, arange, inf, stack, where, zeros_like
+from torch import Tensor, arange, float32, inf, stack, where, zeros_like
 
-from vivavoce.render.mesh.outlines import Links, antialias, links
+from vivavoce.render.mesh.outlines import Links, links
+from vivavoce.render.mesh.pixels import areas
 from vivavoce.render.mesh.textures import texture
 
 __all__ = [
@@ -42,6 +45,7 @@ class Pixels(NamedTuple):
     place: Tensor  # [P] int64, line * W + column
     triangle: Tensor  # [P] int64
     corners: Tensor  # [P,3] int64, its vertices
+    flat: Tensor  # [P,3] int64, the same in all pictures' vertices one after another: row * V + corners
     share: Tensor  # [P,3] of each corner
     size: tuple[int, int]  # H, W
 
@@ -50,10 +54,10 @@ def _backend(name: str, like: Tensor) -> ModuleType:
     """The back end's module; raises ValueError for an unknown name or one that cannot run here."""
     if name not in ("auto", "numba", "torch", "triton"):
         raise ValueError(f"no back end {name!r}: auto, numba, triton or torch")
-    numba = like.device.type == "cpu" and importlib.util.find_spec("numba") is not None
-    triton = like.device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    numba = like.device.type == "cpu" and like.dtype == float32 and importlib.util.find_spec("numba") is not None
+    triton = like.device.type == "cuda" and like.dtype == float32 and importlib.util.find_spec("triton") is not None
     if name == "numba" and not numba:
-        raise ValueError("the numba back end needs CPU tensors and numba installed; use backend='torch'")
+        raise ValueError("the numba back end needs float32 CPU tensors and numba installed; use backend='torch'")
     if name == "triton" and importlib.util.find_spec("triton") is None:
         raise ValueError("the triton back end needs triton installed; use backend='torch'")
     best = "numba" if numba else "triton" if triton else "torch"
@@ -67,17 +71,9 @@ def rasterize(
     backend: str = "auto",
 ) -> Tensor:  # [B,H,W] int64, -1 where there is nothing
     """The nearest triangle of each pixel, from both sides; of equal depths the first wins."""
-    seen: Tensor = _backend(backend, target).rasterize(target.detach().float(), triangles, size)
+    places = target.detach().float()
+    seen: Tensor = _backend(backend, places).rasterize(places, triangles, size)
     return seen
-
-
-def _areas(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:  # [...,3,3], [...], [...] -> [...,3]
-    """Twice the area of the triangle that a pixel's centre makes with the two other corners, over the corner's depth: what is linear
-    in the picture is 1 / depth."""
-    away_x, away_y = corners[..., 0] - x[..., None], corners[..., 1] - y[..., None]
-    first, second = (1, 2, 0), (2, 0, 1)
-    area = away_x[..., first] * away_y[..., second] - away_x[..., second] * away_y[..., first]
-    return area / corners[..., 2]
 
 
 def weights(target: Tensor, triangles: Tensor, seen: Tensor) -> Tensor:  # [B,V,3], [F,3], [B,H,W] -> [B,H,W,3]
@@ -86,7 +82,7 @@ def weights(target: Tensor, triangles: Tensor, seen: Tensor) -> Tensor:  # [B,V,
     corners = _gather(target, triangles[seen.clamp(min=0)])  # [B,H,W,3,3]
     x = arange(width, device=target.device) + 0.5
     y = (arange(height, device=target.device) + 0.5)[:, None]
-    share = _areas(corners, x, y)
+    share = areas(corners, x, y)
     share = share / share.sum(-1, keepdim=True)
     return where((seen >= 0)[..., None], share, zeros_like(share))
 
@@ -117,33 +113,31 @@ def visible(target: Tensor, triangles: Tensor, size: tuple[int, int], slack: flo
     return inside & (target[..., 2] <= depth.gather(1, at) + slack)
 
 
-def covered(target: Tensor, triangles: Tensor, seen: Tensor) -> Pixels:  # [B,V,3], [F,3], [B,H,W]
+def covered(target: Tensor, triangles: Tensor, seen: Tensor, backend: str = "auto") -> Pixels:  # [B,V,3], [F,3], [B,H,W]
     """The pixels that see anything, picture by picture; their shares are differentiable in the corners' places."""
     size = (int(seen.shape[1]), int(seen.shape[2]))
     at = (seen.flatten() >= 0).nonzero()[:, 0]
-    row, place = at // (size[0] * size[1]), at % (size[0] * size[1])
-    triangle = seen.flatten()[at]
-    corners = triangles[triangle]
-    share = _areas(_corners(target, row, corners), place % size[1] + 0.5, place // size[1] + 0.5)
-    return Pixels(row, place, triangle, corners, share / share.sum(-1, keepdim=True), size)
+    row, place, triangle = at // (size[0] * size[1]), at % (size[0] * size[1]), seen.flatten()[at]
+    corners = triangles.index_select(0, triangle)
+    flat = corners + (row * target.shape[1])[:, None]
+    share: Tensor = _backend(backend, target).shares(target.reshape(-1, 3), flat, place, size[1])
+    return Pixels(row, place, triangle, corners, flat, share, size)
 
 
 def slopes(target: Tensor, pixels: Pixels) -> Tensor:  # [B,V,3] -> [P,3,2]
     """Change of the shares a pixel to the right and a pixel down. For a value v of the corners, its change is `v^T slopes`."""
-    corners = _corners(target, pixels.row, pixels.corners)
-    area = _areas(corners, pixels.place % pixels.size[1] + 0.5, pixels.place // pixels.size[1] + 0.5)
+    corners = target.reshape(-1, 3)[pixels.flat]
+    area = areas(corners, pixels.place % pixels.size[1] + 0.5, pixels.place // pixels.size[1] + 0.5)
     first, second = corners[:, (1, 2, 0)], corners[:, (2, 0, 1)]
     change = stack([first[..., 1] - second[..., 1], second[..., 0] - first[..., 0]], -1) / corners[..., 2:]
     return (change - pixels.share[..., None] * change.sum(1, keepdim=True)) / area.sum(1)[:, None, None]
 
 
-def carry(values: Tensor, pixels: Pixels) -> Tensor:  # [B,V,C], or [V,C] for all pictures -> [P,C]
+def carry(values: Tensor, pixels: Pixels, backend: str = "auto") -> Tensor:  # [B,V,C], or [V,C] for all pictures -> [P,C]
     """Values of the corners at the pixels of the list; differentiable in the values and in the shares."""
-    if values.ndim == 2:
-        corners = values.index_select(0, pixels.corners.flatten()).unflatten(0, (-1, 3))
-    else:
-        corners = _corners(values, pixels.row, pixels.corners)
-    return (corners * pixels.share[..., None]).sum(1)
+    index = pixels.corners if values.ndim == 2 else pixels.flat
+    out: Tensor = _backend(backend, values).carry(values.reshape(-1, values.shape[-1]), index, pixels.share)
+    return out
 
 
 def paint(values: Tensor, pixels: Pixels, rows: int) -> Tensor:  # [P,C] -> [B,C,H,W]
@@ -154,10 +148,19 @@ def paint(values: Tensor, pixels: Pixels, rows: int) -> Tensor:  # [P,C] -> [B,C
     return out.reshape(rows, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _corners(values: Tensor, row: Tensor, corners: Tensor) -> Tensor:  # [B,V,C], [P], [P,3] -> [P,3,C]
-    """As `values[row, corners]`; its gradient is added up without sorting, an order of magnitude faster."""
-    flat = (row[:, None] * values.shape[1] + corners).flatten()
-    return values.reshape(-1, values.shape[2]).index_select(0, flat).unflatten(0, (-1, 3))
+def antialias(image: Tensor, target: Tensor, triangles: Tensor, linked: Links, seen: Tensor, backend: str = "auto") -> Tensor:
+    """The picture with its outlines' pixels blended by how much of them is covered.
+
+    Args:
+        image: [B,C,H,W], drawn at the pixels' centres. target: [B,V,3] px, px, depth. triangles: [F,3]. linked: `links` of them.
+            seen: [B,H,W] of `rasterize`.
+    Returns:
+        [B,C,H,W]; differentiable in the image and in the outline's places.
+    """
+    if not len(triangles):
+        return image
+    out: Tensor = _backend(backend, target).antialias(image, target, triangles, linked, seen)
+    return out
 
 
 def _gather(values: Tensor, corners: Tensor) -> Tensor:  # [B,V,C], [B,...] int64 -> [B,...,C]

@@ -1,57 +1,85 @@
-"""The CPU back end of `render.mesh`: a z-buffer, parallel over pictures and bands of lines."""
+"""The CPU back end of `render.mesh`: the autograd side of the numba kernels. float32 tensors."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from numba import njit, prange
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from vivavoce.render.mesh import EDGE
+from vivavoce.render.mesh import EDGE, numba_kernels
+from vivavoce.render.mesh.outlines import HOPS, Links, blend
 from vivavoce.render.threads import kernels
 
-BANDS = 4  # of lines in each picture; every band looks at every triangle
 
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def _nearest(target: np.ndarray, triangles: np.ndarray, seen: np.ndarray) -> None:  # [B,V,3] f32, [F,3] i64, [B,H,W] i64 (-1) out
-    rows, height, width = seen.shape
-    half, one, zero = np.float32(0.5), np.float32(1), np.float32(0)
-    for job in prange(rows * BANDS):
-        row, band = job // BANDS, job % BANDS
-        top, bottom = band * height // BANDS, (band + 1) * height // BANDS - 1
-        buffer = np.full((bottom - top + 1, width), np.float32(np.inf))
-        for t in range(len(triangles)):
-            x0, y0, z0 = target[row, triangles[t, 0]]
-            x1, y1, z1 = target[row, triangles[t, 1]]
-            x2, y2, z2 = target[row, triangles[t, 2]]
-            first_y = max(top, int(np.ceil(min(y0, y1, y2) - half)))
-            last_y = min(bottom, int(np.floor(max(y0, y1, y2) - half)))
-            if first_y > last_y or min(z0, z1, z2) <= zero:
-                continue
-            area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-            if abs(area) <= EDGE:
-                continue
-            first_x = max(0, int(np.ceil(min(x0, x1, x2) - half)))
-            last_x = min(width - 1, int(np.floor(max(x0, x1, x2) - half)))
-            inverse = one / area
-            for line in range(first_y, last_y + 1):
-                v = np.float32(line) + half
-                for column in range(first_x, last_x + 1):
-                    u = np.float32(column) + half
-                    w0 = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) * inverse
-                    w1 = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) * inverse
-                    w2 = ((x0 - u) * (y1 - v) - (x1 - u) * (y0 - v)) * inverse
-                    if w0 >= zero and w1 >= zero and w2 >= zero:
-                        depth = one / (w0 / z0 + w1 / z1 + w2 / z2)
-                        if depth < buffer[line - top, column]:
-                            buffer[line - top, column] = depth
-                            seen[row, line, column] = t
+def _array(part: Tensor, kind: type = np.float32) -> NDArray[Any]:
+    return np.ascontiguousarray(part.detach().numpy(), kind)
 
 
 def rasterize(target: Tensor, triangles: Tensor, size: tuple[int, int]) -> Tensor:  # [B,V,3], [F,3], (H, W) -> [B,H,W] int64
     """See the package."""
     seen = np.full((len(target), *size), -1, np.int64)
     with kernels():
-        _nearest(np.ascontiguousarray(target.numpy()), np.ascontiguousarray(triangles.numpy()), seen)
+        numba_kernels.nearest(_array(target), _array(triangles, np.int64), seen, EDGE)
     return torch.from_numpy(seen)
+
+
+def antialias(image: Tensor, target: Tensor, triangles: Tensor, linked: Links, seen: Tensor) -> Tensor:
+    """See the package."""
+    found = np.empty((2, *seen.shape), np.int64)
+    whole = [_array(part, np.int64) for part in (triangles, linked.triangle, linked.corner, seen)]
+    with kernels():
+        numba_kernels.crossed(_array(target), *whole, HOPS, found)
+    return blend(image, target, triangles, torch.from_numpy(found))
+
+
+def shares(target: Tensor, corners: Tensor, place: Tensor, width: int) -> Tensor:
+    """As `pixels.shares`, with first derivatives only."""
+    found: Tensor = _Shares.apply(target, corners, place, width)
+    return found
+
+
+def carry(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
+    """As `pixels.carry`, with first derivatives only."""
+    found: Tensor = _Carry.apply(values, corners, share)
+    return found
+
+
+class _Shares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, corners: Tensor, place: Tensor, width: int) -> Tensor:
+        share = np.empty((len(place), 3), np.float32)
+        numba_kernels.shares(_array(target), _array(corners, np.int64), _array(place, np.int64), width, share)
+        out = torch.from_numpy(share)
+        ctx.save_for_backward(target, corners, place, out)
+        ctx.width = width
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull: Tensor) -> tuple[Tensor, None, None, None]:
+        target, corners, place, share = ctx.saved_tensors
+        out = np.zeros(target.shape, np.float32)
+        whole = _array(corners, np.int64), _array(place, np.int64)
+        numba_kernels.shares_back(_array(target), *whole, ctx.width, _array(share), _array(pull), out)
+        return torch.from_numpy(out), None, None, None
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
+        out = np.empty((len(corners), values.shape[1]), np.float32)
+        numba_kernels.carry(_array(values), _array(corners, np.int64), _array(share), out)
+        ctx.save_for_backward(values, corners, share)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull: Tensor) -> tuple[Tensor, None, Tensor]:
+        values, corners, share = ctx.saved_tensors
+        to_values, to_share = np.zeros(values.shape, np.float32), np.empty(share.shape, np.float32)
+        numba_kernels.carry_back(_array(values), _array(corners, np.int64), _array(share), _array(pull), to_values, to_share)
+        return torch.from_numpy(to_values), None, torch.from_numpy(to_share)

@@ -1,4 +1,5 @@
-"""The plain back end of `render.mesh`, on any device: every pixel of every triangle's box is one element, the nearest wins."""
+"""The plain back end of `render.mesh`, on any device: every pixel of every triangle's box is one element, the nearest wins. Its other
+functions are those of `pixels.py` and `outlines.py`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import torch
 from torch import Tensor
 
 from vivavoce.render.mesh import EDGE
+from vivavoce.render.mesh.outlines import antialias as antialias
+from vivavoce.render.mesh.pixels import carry as carry
+from vivavoce.render.mesh.pixels import shares as shares
 
 
 def rasterize(target: Tensor, triangles: Tensor, size: tuple[int, int]) -> Tensor:  # [B,V,3], [F,3], (H, W) -> [B,H,W] int64
