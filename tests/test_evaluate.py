@@ -1,102 +1,371 @@
-"""Evaluation of a run on a folder whose pictures are known exactly."""
+"""Evaluation of runs on a folder whose pictures are known exactly."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
+import sys
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from openpyxl import load_workbook
+from safetensors.torch import save_file
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from tests.folders import lineage_folder
-from vivavoce import evaluate as module
-from vivavoce.evaluate import evaluate
-from vivavoce.media import read_image
-from vivavoce.method import Renderer
+from vivavoce import registry
+from vivavoce.cli import main
+from vivavoce.evaluate import Options, Result, evaluate, gathered, measure, write
+from vivavoce.evaluate.measure import Judges, Measure
+from vivavoce.evaluate.table import blocks, notes
+from vivavoce.media import frames, probe, read_image, write_audio
+from vivavoce.method import Generator, Renderer
 from vivavoce.nn.perceptual import Perceptual
 from vivavoce.types import Clip, InputError
 
-SIZE, COUNT = 32, 12
+SIZE, COUNT, TRAIN = 32, 14, 8
+HELD = COUNT - TRAIN
+
+
+@dataclass
+class Config:
+    """How wrong the made-up method is."""
+
+    shift: float = 0.0
+    broken: int = -1  # frame that is not a number
+    other: float = 0.0
 
 
 class Copy(Renderer):
     """Draws the background and no person: errors are known."""
 
-    needs = frozenset({"background", "camera"})
+    needs = frozenset({"background", "camera", "speech"})
     speech = "whisper"
+    drawn: ClassVar[list[int]] = []
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.tensor(0.0))
 
     def render(self, identity: object, clip: Clip) -> Tensor:
-        assert clip.background is not None
-        return clip.background.clone()
+        assert clip.background is not None and clip.index is not None
+        Copy.drawn += clip.index.tolist()
+        made = (clip.background + self.config.shift + self.weight).clone()
+        made[clip.index == self.config.broken] = torch.nan
+        return made
+
+
+class Dub(Renderer):
+    """Draws into the true frame."""
+
+    needs = frozenset({"frames"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.tensor(0.0))
+
+    def render(self, identity: object, clip: Clip) -> Tensor:
+        assert clip.frames is not None
+        return clip.frames * 0.9
+
+
+class Hum(Generator):
+    """Makes motion."""
 
 
 class Found:
-    """What a landmarker that sees one face would say: points that move with the picture's mean."""
+    """What a landmarker that sees one face would say: points that spread with the picture's brightness."""
 
     score = 1.0
 
     def __init__(self, picture: np.ndarray) -> None:
-        self.landmarks68 = np.full((68, 2), picture.mean(), np.float32) + np.arange(68)[:, None]
-        self.mouth_open = float(picture.mean())
+        wide = 5 + picture.mean() / 50
+        self.landmarks68 = (np.random.default_rng(0).random((68, 2)) * wide).astype(np.float32)
+        self.points = (np.random.default_rng(1).random((478, 3)) * wide).astype(np.float32)
+        self.mouth_open = float(picture.std())
+        self.eyes = np.array([0.8, 0.8], np.float32)
+        self.blendshapes = np.full(52, picture.mean() / 255, np.float32)
+
+
+class Sees:
+    """An identity network that sees the mean colour."""
+
+    def __call__(self, frames: Tensor, landmarks: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(frames.mean((2, 3)), dim=1)
+
+
+def judges(*args: Any, **kwargs: Any) -> Judges:
+    torch.manual_seed(0)  # any network will do where only the book-keeping is tested; the true one is in test_perceptual.py
+    return Judges(lambda p: [Found(p)], {"fid": "not asked for"}, Perceptual().eval(), Sees())  # type: ignore[list-item, arg-type]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    folder = lineage_folder(tmp_path / "person", SIZE, COUNT)
-    about = {"method": "copy", "preset": "", "folder": str(folder), "size": None}
-    monkeypatch.setattr(module, "load_run", lambda path, device: (Copy(None), about))
-    monkeypatch.setattr(module, "Landmarker", lambda: lambda picture: [Found(picture)])
-    torch.manual_seed(0)
-    judge = Perceptual()  # any network will do where only the book-keeping is tested; the true one is in test_perceptual.py
-    monkeypatch.setattr(Perceptual, "pretrained", lambda net, device: judge.eval())
-    return tmp_path / "run", folder
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a person and the methods above in the registry."""
+    lineage_folder(tmp_path / "ann", SIZE, COUNT, train=TRAIN)
+    write_audio(tmp_path / "ann" / "aud.wav", [torch.zeros(COUNT * 640)])
+    known = registry._modules
+    monkeypatch.setattr(registry, "_modules", lambda: {**known(), "copy": "", "dub": "", "hum": ""})
+    monkeypatch.setitem(sys.modules, Copy.__module__, sys.modules[__name__])
+    for name, cls, family in (("copy", Copy, "mesh"), ("dub", Dub, "dubbing"), ("hum", Hum, "motion")):
+        monkeypatch.setitem(registry._cards, name, registry.Card(name, cls, family, "", "", "", ""))
+    monkeypatch.setattr(Judges, "summon", judges)
+    Copy.drawn.clear()
+    return tmp_path
 
 
-def test_every_protocol_has_its_row_and_pasting_helps(run: tuple[Path, Path]) -> None:
-    rows = {r.protocol: r for r in evaluate(run[0])}
-    assert list(rows) == ["synthesised", "synthesised, plate", "pasted", "ground truth"]
-    assert all(r.frames == COUNT - 8 and r.lost == 0 for r in rows.values())
-    assert rows["ground truth"].psnr > 60 and rows["ground truth"].lmd == 0  # the folder is lossless
-    assert rows["synthesised"].psnr < rows["pasted"].psnr < rows["ground truth"].psnr
-    assert rows["synthesised"].psnr == pytest.approx(rows["synthesised, plate"].psnr, abs=0.01)
-    assert rows["synthesised"].lpips > rows["pasted"].lpips > rows["ground truth"].lpips >= 0
+def trained(place: Path, name: str, method: str = "copy", weight: float = 0.0, **about: Any) -> Path:
+    """A run folder as training leaves it."""
+    run = place / name
+    run.mkdir(parents=True, exist_ok=True)
+    config = {"shift": 0.0, "broken": -1, "other": 0.0} | about.pop("config", {})
+    page = {"method": method, "preset": "small", "config": config, "folder": str(place / "ann"), "size": None, "speech": "whisper"} | about
+    (run / "config.json").write_text(json.dumps(page))
+    save_file({"weight": torch.tensor(weight)}, run / "model.safetensors")
+    (run / "log.csv").write_text("step,seconds,loss\n0,1,2\n99,120,1\n")
+    return run
 
 
-def test_the_figure_is_the_mean_over_frames_of_what_anyone_computes(run: tuple[Path, Path]) -> None:
-    row = next(r for r in evaluate(run[0]) if r.protocol == "synthesised")
-    made = read_image(run[1] / "bc.jpg") / 255
-    wanted = [10 * np.log10(1 / np.mean((made - read_image(run[1] / "ori_imgs" / f"{i}.png") / 255) ** 2)) for i in range(8, COUNT)]
-    assert row.psnr == pytest.approx(float(np.mean(wanted)), abs=0.01)
+def test_every_version_has_its_row_its_truth_and_the_means_that_anyone_computes(place: Path) -> None:
+    (result,) = evaluate([trained(place, "a")])
+    assert list(result.made) == list(result.truth) == ["synthesised", "synthesised, plate", "pasted"]
+    made, true = result.made["synthesised"], result.truth["synthesised"]
+    assert made["psnr"] < result.made["pasted"]["psnr"] and made["lpips"] > result.made["pasted"]["lpips"]  # type: ignore[operator]
+    assert true["psnr"] is None and true["lmd"] == 0 and true["csim"] == pytest.approx(1)  # the folder is lossless: plate = original
+    images = [read_image(place / "ann" / "ori_imgs" / f"{k}.png") / 255.0 for k in range(TRAIN, COUNT)]
+    plate = read_image(place / "ann" / "bc.jpg") / 255.0
+    assert made["psnr"] == pytest.approx(np.mean([peak_signal_noise_ratio(i, plate, data_range=1) for i in images]), abs=1e-4)
+    options = dict(data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    assert made["ssim"] == pytest.approx(np.mean([structural_similarity(i, plate, **options) for i in images]), abs=1e-5)
+    assert made["mouth"] == 0 and made["lost"] == 0 and true["mouth"] == pytest.approx(1)
+    assert made["ms_ssim"] is None and "161 px" in result.notes["ms_ssim"]
+    assert made["av"] is None and "100" in result.notes["av"]
+    assert result.costs["minutes"] == 2 and result.costs["steps"] == 100 and result.costs["fps"]
+    assert str(result.protocol) == f"val, 6 frames 8-13, {SIZE} x {SIZE} px, v1" and not result.told
 
 
-def test_tables_and_sheet_are_written(run: tuple[Path, Path]) -> None:
-    evaluate(run[0])
-    table = list(csv.reader((run[0] / "eval.csv").open()))
-    assert table[0][:3] == ["protocol", "frames", "psnr"] and len(table) == 5
-    assert json.loads((run[0] / "eval.json").read_text())["split"] == "val"
-    assert "synthesised, plate" in (run[0] / "eval.md").read_text()
-    assert read_image(run[0] / "eval.png").shape == (4 * SIZE, 3 * SIZE, 3)
+def test_the_table_in_all_its_forms(place: Path) -> None:
+    runs = [trained(place, "a"), trained(place, "b", config={"shift": 0.2})]
+    results = evaluate(runs, out=place / "out")
+    names = [p.name for p in write(results, place / "out", pictures=True)]
+    assert names == ["eval.csv", "eval.md", "eval.html", "eval.xlsx", "eval.png"]
+    rows = list(csv.DictReader((place / "out" / "eval.csv").open()))
+    assert [r["method"] for r in rows] == ["ground truth", "a", "b"] * 3 and {r["person"] for r in rows} == {"ann"}
+    assert float(rows[1]["PSNR dB"]) == results[0].made["synthesised"]["psnr"] and rows[1]["FID"] == ""
+    book = load_workbook(place / "out" / "eval.xlsx")
+    assert book.sheetnames == ["figures", "DynTet", "notes"]
+    assert [c.value for c in book["DynTet"][1]][3:] == ["PSNR", "LPIPS", "LMD mouth", "LMD eye", "identity cosine", "N"]
+    assert book["DynTet"]["D3"].value == pytest.approx(results[0].made["synthesised"]["psnr"])
+    markdown = (place / "out" / "eval.md").read_text()
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+    assert f"| a (copy), small, 100 steps | {SIZE} |" in markdown and "FID: not asked for" in markdown
+    best = f"{max(r.made['synthesised']['psnr'] for r in results):.2f}"  # type: ignore[type-var]
+    assert f"**{best}**" in markdown
+    page = (place / "out" / "eval.html").read_text()
+    assert page.count("data:video/mp4;base64,") == page.count("data:image/webp;base64,") == 2 and not re.search(r"(src|href)='?http", page)
+    kept = place / "out" / "results" / f"a-ann-val-6-{SIZE}x{SIZE}"
+    assert sorted(p.name for p in kept.iterdir()) == ["eval.json", "film.mp4", "frames.webp"]
+    assert read_image(kept / "frames.webp").shape == (3 * SIZE, 4 * SIZE, 3)
+    assert next(frames(kept / "film.mp4")).shape == (SIZE, 2 * SIZE, 3) and probe(kept / "film.mp4").frames == HELD
+    assert read_image(place / "out" / "eval.png").shape[0] == 3 * SIZE
 
 
-def test_without_the_weights_of_lpips_all_else_is_measured(
-    run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(net: str, device: object) -> Perceptual:
-        raise InputError("lpips_alexnet", "not here, and there is no network", "run: vivavoce assets fetch lpips_alexnet")
+def test_what_was_judged_is_not_judged_again(place: Path) -> None:
+    run = trained(place, "a")
+    (first,) = evaluate([run])
+    Copy.drawn.clear()
+    assert evaluate([run]) == [first] and not Copy.drawn
+    evaluate([run], options=Options(again=True))
+    assert len(Copy.drawn) == HELD
+    evaluate([run], options=Options(frames=4))  # another protocol
+    trained(place, "a", weight=0.01)
+    Copy.drawn.clear()
+    assert evaluate([run])[0].weights != first.weights and len(Copy.drawn) == HELD  # other weights
+    file = next((run / "eval").glob("*-val-6-*/eval.json"))
+    file.write_text(file.read_text()[:100])
+    Copy.drawn.clear()
+    evaluate([run])
+    assert len(Copy.drawn) == HELD  # damaged
+    assert not list((run / "eval").glob("*.part")) and not list((run / "eval").glob("*.old"))
 
-    monkeypatch.setattr(Perceptual, "pretrained", refuse)
-    rows = evaluate(run[0])
-    assert all(np.isnan(r.lpips) and r.psnr > 0 for r in rows)
-    assert "assets fetch lpips_alexnet" in caplog.text
-    assert all(r["lpips"] is None for r in json.loads((run[0] / "eval.json").read_text())["rows"])
+
+def test_what_fails_half_way_leaves_nothing_that_counts(place: Path) -> None:
+    run = trained(place, "a", config={"broken": 12})
+    with pytest.raises(InputError, match="frame 12 holds values that are not numbers"):
+        evaluate([run])
+    assert not list(run.rglob("eval.json")) and not list(run.rglob("film.mp4"))
 
 
-def test_a_run_without_a_person_is_refused(run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing: dict[str, Any] = {"method": "copy", "preset": ""}
-    monkeypatch.setattr(module, "load_run", lambda path, device: (torch.nn.Identity(), nothing))
-    with pytest.raises(InputError, match="only a renderer"):
-        evaluate(run[0])
+def test_figures_are_not_compared_across_protocols(place: Path) -> None:
+    runs = [trained(place, "a"), trained(place, "b", size=40)]
+    with pytest.raises(InputError, match=r"a and b: frame size on ann differ .*--size 32 .*--apart"):
+        evaluate(runs)
+    assert not Copy.drawn  # said before the work, not after it
+    results = evaluate(runs, options=Options(apart=True))
+    with pytest.raises(InputError, match="frame size"):
+        write(results, place)
+    assert len(blocks(results)) == 6 and all(len(b.rows) == 2 for b in blocks(results))
+    assert len(blocks(evaluate(runs, options=Options(size=40)))) == 3
+    part = evaluate([runs[0]], options=Options(frames=4))
+    with pytest.raises(InputError, match="a and a: frames on ann differ"):
+        write([results[0], *part], place)
+
+
+def test_several_people_have_blocks_of_their_own(place: Path) -> None:
+    lineage_folder(place / "bob", 40, 11, train=TRAIN)
+    run = trained(place, "a")
+    results = evaluate([run], [place / "ann", place / "bob"])
+    assert [b.person for b in blocks(results)] == ["ann"] * 3 + ["bob"] * 3
+    assert "no aud.wav" in results[1].notes["silence"]
+
+
+def test_tables_are_merged_without_drawing(place: Path) -> None:
+    runs = [trained(place, "a"), trained(place, "b", config={"shift": 0.2})]
+    results = evaluate(runs, out=place / "here")
+    write(results, place / "here")
+    (place / "there").mkdir()
+    for k, folder in enumerate(sorted((place / "here" / "results").iterdir())):
+        shutil.copytree(folder, place / "there" / f"machine{k}")
+    Copy.drawn.clear()
+    assert main(["eval", "--merge", str(place / "there"), "--out", str(place / "again")]) == 0
+    for name in ("eval.csv", "eval.md", "eval.html"):
+        assert (place / "again" / name).read_text() == (place / "here" / name).read_text()
+    assert not Copy.drawn
+    newer = json.loads((place / "there" / "machine0" / "eval.json").read_text()) | {"date": "2999-01-01"}
+    (place / "there" / "newer").mkdir()
+    (place / "there" / "newer" / "eval.json").write_text(json.dumps(newer))
+    merged = gathered([place / "there"])
+    assert len(merged) == 2 and {r.date for r in merged} == {"2999-01-01", results[0].date}
+    write(merged, place / "again")
+    assert "no pictures beside its eval.json" in (place / "again" / "eval.html").read_text()
+    for wrong, said in ((place / "ann", "no eval.json in it"), (runs[0] / "log.csv", "not an eval.json")):
+        with pytest.raises(InputError, match=said):
+            gathered([wrong])
+    (place / "there" / "newer" / "eval.json").write_text("{}")
+    with pytest.raises(InputError, match="another version"):
+        gathered([place / "there"])
+
+
+def test_a_method_that_draws_into_the_true_frame_has_the_pasted_version_alone(place: Path) -> None:
+    results = evaluate([trained(place, "a"), trained(place, "d", "dub")])
+    assert list(results[1].made) == ["pasted"] and results[1].told
+    assert [len(b.rows) for b in blocks(results)] == [2, 2, 3]
+    assert any("draws into the true frame" in n for n in notes(results)) and any(
+        n.startswith("d: the lips are told") for n in notes(results)
+    )
+
+
+def test_a_folder_prepared_anew_is_told(place: Path) -> None:
+    (one,) = evaluate([trained(place, "a")])
+    other = replace(one, label="z", prepared="other")
+    assert any("prepared in different ways" in n for n in notes([one, other]))
+
+
+Wrong = Callable[[Path], tuple[list[Any], list[Any], Options]]
+
+
+def _gone(place: Path) -> tuple[list[Any], list[Any], Options]:
+    return [trained(place, "a", folder=str(place / "gone"))], [], Options()
+
+
+def _crowd(place: Path) -> tuple[list[Any], list[Any], Options]:
+    (place / "crowd").mkdir()
+    return [trained(place, "a", folder=str(place / "crowd"))], [], Options()
+
+
+def _empty(place: Path) -> tuple[list[Any], list[Any], Options]:
+    table = json.loads((place / "ann" / "transforms_val.json").read_text())
+    (place / "ann" / "transforms_val.json").write_text(json.dumps(table | {"frames": []}))
+    return [trained(place, "a")], [], Options()
+
+
+WRONG: dict[str, tuple[Wrong, str]] = {
+    "no run": (lambda p: ([], [], Options()), "no run is given; give run folders"),
+    "no such run": (lambda p: ([p / "nothing"], [], Options()), "no such run folder; train it"),
+    "no run folder": (lambda p: ([p / "ann"], [], Options()), "not a run folder"),
+    "a generator": (lambda p: ([trained(p, "a", "hum")], [], Options()), "a run of hum: it makes motion and draws no frames"),
+    "untrained": (lambda p: (["egs_talker"], [p / "ann"], Options()), "has to be trained first"),
+    "as it comes, on nobody": (lambda p: (["face_warp"], [], Options()), "was not trained on anybody; say on whom"),
+    "folder gone": (_gone, "the folder that it was trained on is not there .*--data FOLDER"),
+    "several people": (_crowd, "trained on several people .*--data FOLDER"),
+    "no such person": (lambda p: ([trained(p, "a")], [p / "bob"], Options()), "no such person folder"),
+    "one frame": (lambda p: ([trained(p, "a")], [], Options(frames=1)), "1 frame of split 'val': nothing moves"),
+    "tiny": (lambda p: ([trained(p, "a")], [], Options(size=24)), "24 x 24 px are too small"),
+    "empty": (_empty, "no frame of split 'val'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_clear_line(place: Path, case: str) -> None:
+    make, said = WRONG[case]
+    runs, folders, options = make(place)
+    with pytest.raises(InputError, match=said) as error:
+        evaluate(runs, folders, options)
+    assert "\n" not in str(error.value)
+
+
+def test_runs_of_one_name_keep_apart(place: Path) -> None:
+    runs = [trained(place, "x/egs"), trained(place, "y/egs", weight=0.1), place / "x/egs"]
+    assert [r.label for r in evaluate(runs, out=place / "out")] == ["egs", "y-egs"]
+
+
+def test_what_cannot_be_had_is_blank_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*args: Any) -> Any:
+        raise InputError("the file", "not here", "run: vivavoce assets fetch it")
+
+    for owner, name in ((Perceptual, "pretrained"), (measure, "Identity"), (measure.lse, "syncnet"), (measure, "cpbd")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(measure, "Landmarker", lambda: None)
+    made = Judges.summon("cpu")
+    assert made.lpips is made.identity is made.syncnet is None and not made.sharp
+    assert {"lpips", "csim", "lse_c", "lse_d", "cpbd"} <= made.notes.keys() and "assets fetch" in made.notes["lse_d"]
+    assert "--fid" in made.notes["fid"] and "assets fetch it" in caplog.text
+    monkeypatch.setattr(measure, "Inception", refuse)
+    with pytest.raises(InputError, match="not here"):
+        Judges.summon("cpu", fid=True)
+
+
+def held(thing: Any, seen: set[int]) -> int:
+    """Bytes of all tensors and arrays that are reachable."""
+    if id(thing) in seen:
+        return 0
+    seen.add(id(thing))
+    if isinstance(thing, Tensor | np.ndarray):
+        return int(thing.nbytes)
+    if isinstance(thing, array):
+        return len(thing) * thing.itemsize
+    parts = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, list | tuple | set) else vars(thing).values()
+    return sum(held(part, seen) for part in parts if not isinstance(part, int | float | str | Judges | type(None) | type(len)))
+
+
+def test_memory_does_not_grow_with_the_frames() -> None:
+    judge = replace(judges(), lpips=None, identity=None)
+    picture = {name: torch.rand(4, 3, SIZE, SIZE) for name in ("made", "original", "plate", "pasted")}
+
+    def kept(blocks: int) -> int:
+        taken = Measure(judge, 4 * blocks, False, None, None)
+        for k in range(blocks):
+            taken.add(4 * k, picture, [True] * 4)
+        taken.figures()
+        return held(taken, set())
+
+    few, many = kept(2), kept(22)
+    assert many - few == 80 * 4 * 4 * 4  # frames x streams x scalars x bytes; a frame itself is 12 kB
+
+
+def test_one_result_is_json_that_anyone_reads(place: Path) -> None:
+    (result,) = evaluate([trained(place, "a")])
+    page = json.loads((result.place / "eval.json").read_text())
+    assert page["format"] == 1 and page["made"]["pasted"]["psnr"] == result.made["pasted"]["psnr"]
+    assert page["reads"] == ["background", "camera", "speech"] and isinstance(result, Result)
+    assert "NaN" not in json.dumps(page) and len(page["weights"]) == 12

@@ -3,35 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from vivavoce.cli.screen import bar, grid, out
-from vivavoce.cli.words import Number, Place, RunFolder
+from vivavoce.cli.words import File, Number, Place
+from vivavoce.types import InputError
+
+Runs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+SHOWN = ("psnr", "ssim", "lpips", "lmd", "mouth", "lost")  # of all columns, on the screen
+Places = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...")]
 
 
 @dataclass
 class Eval:
-    """Held-out figures of a trained run: synthesised, pasted and the ground-truth row, with a contact sheet."""
+    """Held-out figures of trained runs in one table: synthesised, pasted and the ground-truth rows, with pictures and films."""
 
-    run: RunFolder  # made by vivavoce train
-    folder: Place = None  # person folder; default: the one it was trained on
+    runs: Runs = ()  # made by vivavoce train; or a method that needs no training, with --data
+    data: Places = ()  # person folders; default: the one each run was trained on
     split: Literal["val", "train", "all"] = "val"  # val: the last 1/11 of the video, never trained on
     size: Number = None  # longest side, px; default: as trained
-    out: Place = None  # where the tables go; default: the run folder
+    frames: int = 0  # only the first so many frames; 0: all
+    out: Place = None  # where table and results go; default: the run folder of a single run, else ./eval
+    again: bool = False  # judge also what was judged before
+    apart: bool = False  # runs may differ in frame size or rows: a table for each protocol
+    pictures: bool = False  # eval.png too: the same frames of all runs on one sheet
+    merge: Places = ()  # no drawing: the table of the eval.json in these folders, of other machines
+    identity: Literal["sface", "arcface"] = "sface"  # network of CSIM
+    fid: bool = False  # FID too
+    fvd: File = None  # FVD too, by this network: i3d_torchscript.pt
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
 def do(o: Eval) -> None:
-    from vivavoce.evaluate import evaluate
+    from vivavoce import evaluate
     from vivavoce.run import pick_device
 
-    progress, move = bar("eval")
-    with progress:
-        rows = evaluate(o.run, o.folder, split=o.split, size=o.size, out=o.out, device=pick_device(o.device), progress=move)
-    table = grid("protocol", "frames", "PSNR dB", "SSIM", "LPIPS", "LMD px", "mouth r", "faces lost")
-    for r in rows:
-        table.add_row(
-            r.protocol, str(r.frames), f"{r.psnr:.2f}", f"{r.ssim:.4f}", f"{r.lpips:.4f}", f"{r.lmd:.2f}", f"{r.mouth:.2f}", str(r.lost)
-        )
-    out.print(table)
-    out.print(f"tables and contact sheet: {o.out or o.run}")
+    if o.merge and o.runs:
+        raise InputError("vivavoce eval", "runs to judge and results to merge", "give one of them: the results of a run are in RUN/eval")
+    if o.frames < 0:
+        raise InputError(f"--frames {o.frames}", "there is no such number of frames", "give 0 for all")
+    if o.merge:
+        results = evaluate.gathered(o.merge)
+    else:
+        device = pick_device(o.device)
+        options = evaluate.Options(o.split, o.size, o.frames, device, o.identity, o.fid, o.fvd or "", o.again, o.apart)
+        progress, move = bar("eval")
+        with progress:
+            results = evaluate.evaluate(o.runs, o.data, options, o.out, move)
+    single = Path(o.runs[0]) if len(o.runs) == 1 and Path(o.runs[0]).is_dir() else Path("eval")
+    written = evaluate.write(results, o.out or single, o.apart, o.pictures)
+    for block in evaluate.blocks(results):
+        out.print(f"{block.person}, {block.version}: {block.protocol}", markup=False, highlight=False)
+        table = grid("method", *(evaluate.BY_KEY[k].title for k in SHOWN))
+        for row in block.rows:
+            table.add_row(row.title, *(evaluate.shown(evaluate.BY_KEY[k], row.figures.get(k)) for k in SHOWN))
+        out.print(table)
+    for note in evaluate.notes(results):
+        out.print(f"  {note}", markup=False, highlight=False)
+    out.print(f"written: {' '.join(map(str, written))}", markup=False, highlight=False)

@@ -48,5 +48,3 @@ def beat_alignment(first: Tensor, second: Tensor) -> float:  # [A], [B] frames -
         return float("nan")
     apart = (first[:, None] - second).abs().min(1).values.double()
     return float(torch.exp(-(apart**2) / (2 * WIDTH**2)).mean())
-
-

@@ -24,3 +24,11 @@ def checked(name: str, *rows: Tensor, least: int = 1) -> None:
     for row in rows:
         if row.is_floating_point() and not bool(torch.isfinite(row).all()):
             raise InputError(name, "a value is infinite or not a number", "look at the frames that were made")
+
+
+def checked_pictures(name: str, images: Tensor, targets: Tensor) -> None:  # [T,C,H,W] x2
+    """The same for pictures, which must be of one size too."""
+    if images.ndim != 4 or targets.ndim != 4 or images.shape[1:] != targets.shape[1:]:
+        cause = f"pictures {list(images.shape)} and {list(targets.shape)} do not match"
+        raise InputError(name, cause, "give [frames, channels, height, width] of one size")
+    checked(name, images, targets)

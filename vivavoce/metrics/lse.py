@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vivavoce import assets
+from vivavoce.metrics.checked import checked
 from vivavoce.nn.syncnet import COEFFICIENTS, COLUMNS, FRAMES, SIDE, SyncNet
 from vivavoce.speech.mfcc import as_16_bit, mfcc
 from vivavoce.types import FPS, HOP, InputError
@@ -61,26 +62,35 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN), 1))
 
 
-def crops(frames: NDArray[np.uint8], boxes: NDArray[np.floating]) -> Tensor:  # [T,H,W,3] RGB, [T,4] px x0 y0 x1 y1 -> uint8 [T,3,224,224]
-    """Square crops of one face through a shot, RGB.
+def squares(boxes: NDArray[np.floating]) -> NDArray[np.float64]:  # [T,4] px x0 y0 x1 y1 -> [T,3] half side, y, x
+    """Where the crops of one face through a shot lie.
 
-    Boxes as a detector gives them, tight around the face (the reference: S3FD), one a frame. Their middle and half side are
-    median-filtered; the crop reaches 1.4 half sides to left and right, 1 up and 1.8 down.
+    Boxes as a detector gives them, tight around the face (the reference: S3FD), one a frame. Their half side and middle are
+    median-filtered.
     """
-    if frames.ndim != 4 or boxes.shape != (len(frames), 4) or not np.isfinite(boxes).all():
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise InputError("lse", f"boxes {list(boxes.shape)}", "give one box of four numbers for every frame")
+    half = _median(np.maximum(boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]) / 2)
+    return np.stack([half, _median((boxes[:, 1] + boxes[:, 3]) / 2), _median((boxes[:, 0] + boxes[:, 2]) / 2)], 1)
+
+
+def cropped(frame: NDArray[np.uint8], square: NDArray[np.float64]) -> Tensor:  # [H,W,3] RGB, [3] -> uint8 [3,224,224]
+    """One crop, which reaches 1.4 half sides to left and right, 1 up and 1.8 down."""
+    s, y, x = square
+    edge = int(s * (1 + 2 * GROWN))
+    padded = np.pad(frame, ((edge, edge), (edge, edge), (0, 0)), constant_values=GREY)
+    top, bottom = int(y + edge - s), int(y + edge + s * (1 + 2 * GROWN))
+    left, right = int(x + edge - s * (1 + GROWN)), int(x + edge + s * (1 + GROWN))
+    return resized(padded[max(top, 0) : bottom, max(left, 0) : right])
+
+
+def crops(frames: NDArray[np.uint8], boxes: NDArray[np.floating]) -> Tensor:  # [T,H,W,3] RGB, [T,4] -> uint8 [T,3,224,224]
+    """All crops of a short clip."""
+    if frames.ndim != 4 or len(boxes) != len(frames):
         raise InputError(
             "lse", f"frames {list(frames.shape)} and boxes {list(boxes.shape)}", "give one box of four numbers for every frame"
         )
-    half = _median(np.maximum(boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]) / 2)
-    y, x = _median((boxes[:, 1] + boxes[:, 3]) / 2), _median((boxes[:, 0] + boxes[:, 2]) / 2)
-    out = []
-    for frame, s, my, mx in zip(frames, half, y, x, strict=True):
-        edge = int(s * (1 + 2 * GROWN))
-        padded = np.pad(frame, ((edge, edge), (edge, edge), (0, 0)), constant_values=GREY)
-        top, bottom = int(my + edge - s), int(my + edge + s * (1 + 2 * GROWN))
-        left, right = int(mx + edge - s * (1 + GROWN)), int(mx + edge + s * (1 + GROWN))
-        out.append(resized(padded[max(top, 0) : bottom, max(left, 0) : right]))
-    return torch.stack(out)
+    return torch.stack([cropped(frame, square) for frame, square in zip(frames, squares(boxes), strict=True)])
 
 
 def resized(picture: NDArray[np.uint8]) -> Tensor:  # [h,w,3] -> uint8 [3,224,224]
@@ -109,27 +119,68 @@ def distances(seen: Tensor, heard: Tensor, shifts: int = SHIFTS) -> Tensor:  # [
     return functional.pairwise_distance(seen[:, None], around)
 
 
-@torch.no_grad()
+class Watch:
+    """The scores of a clip whose frames come piece by piece; what is kept does not grow with it but for 31 distances a frame.
+
+    Args:
+        audio: [N] -1..1 at 16 kHz, of the whole clip.
+        frames: that will come.
+    Raises:
+        InputError: fewer than six frames or their sound.
+    """
+
+    def __init__(self, audio: Tensor, frames: int, net: SyncNet) -> None:
+        self.count = min(frames, len(audio) // HOP) - FRAMES
+        if self.count < 1:
+            cause = f"{frames} frames and {len(audio)} samples are too short for one window"
+            raise InputError("lse", cause, f"give more than {FRAMES} frames with their sound")
+        checked("lse", audio)
+        self.net, self.device = net, next(net.parameters()).device
+        self.sounds = mfcc(as_16_bit(audio)).float().unfold(0, COLUMNS, PER_FRAME)[: self.count]  # [n,13,20]
+        assert self.sounds.shape[1] == COEFFICIENTS
+        self.waiting = torch.zeros(0, 3, SIDE, SIDE, dtype=torch.uint8)
+        self.heard = torch.zeros(SHIFTS, 0)  # of windows from `done - SHIFTS` on, zeros before the first
+        self.known, self.done = 0, 0  # windows heard, windows seen
+        self.tables: list[Tensor] = []
+
+    @torch.no_grad()
+    def push(self, faces: Tensor) -> None:  # uint8 [t,3,224,224] RGB
+        """The next crops. Raises InputError for crops of another size or kind."""
+        if faces.ndim != 4 or faces.shape[1:] != (3, SIDE, SIDE) or faces.dtype != torch.uint8:
+            cause = f"crops {faces.dtype} {list(faces.shape)}"
+            raise InputError("lse", cause, f"give uint8 [frames, 3, {SIDE}, {SIDE}]: metrics.lse.crops")
+        self.waiting = torch.cat([self.waiting, faces])
+        while (many := min(len(self.waiting) - FRAMES + 1, self.count - self.done, BATCH)) > 0:
+            near = self.waiting[: many + FRAMES - 1].flip(1).to(self.device).float()  # blue, green, red
+            seen = self.net.see(near.unfold(0, FRAMES, 1)[:many].permute(0, 1, 4, 2, 3)).cpu()
+            self.tables.append(functional.pairwise_distance(seen[:, None], self._around(many)))
+            self.waiting = self.waiting[many:]
+            self.done += many
+
+    def _around(self, many: int) -> Tensor:  # -> [many,31,D]
+        """The sound around the next windows, zeros beyond both ends."""
+        wanted = min(self.done + many + SHIFTS, self.count)
+        while self.known < wanted:
+            end = min(self.known + BATCH, self.count)
+            new = self.net.hear(self.sounds[self.known : end, None].to(self.device)).cpu()
+            self.heard = torch.cat([new.new_zeros(SHIFTS, new.shape[1]) if self.known == 0 else self.heard, new])
+            self.known = end
+        rows = functional.pad(self.heard, (0, 0, 0, max(0, self.done + many + SHIFTS - self.known)))
+        self.heard = self.heard[many:]
+        return rows[: many + 2 * SHIFTS].unfold(0, 2 * SHIFTS + 1, 1).transpose(1, 2)
+
+    def score(self) -> Sync:
+        """Of what has come so far. Raises InputError before the fifth frame."""
+        if not self.tables:
+            raise InputError("lse", "no window of five frames has come", "push the clip's frames")
+        return Sync.of(torch.cat(self.tables))
+
+
 def lse(faces: Tensor, audio: Tensor, net: SyncNet) -> Sync:  # uint8 [T,3,224,224] RGB, [N] -1..1 at 16 kHz
     """The scores of one clip: one face through one shot at 25 frames a second.
 
-    Raises InputError for a clip of fewer than six frames, and for crops of another size.
+    Raises InputError for a clip of fewer than six frames, for crops of another size, and for sound that is not finite.
     """
-    if faces.ndim != 4 or faces.shape[1:] != (3, SIDE, SIDE) or faces.dtype != torch.uint8:
-        raise InputError("lse", f"crops {faces.dtype} {list(faces.shape)}", f"give uint8 [frames, 3, {SIDE}, {SIDE}]: metrics.lse.crops")
-    count = min(len(faces), len(audio) // HOP) - FRAMES
-    if count < 1:
-        cause = f"{len(faces)} frames and {len(audio)} samples are too short for one window"
-        raise InputError("lse", cause, f"give more than {FRAMES} frames with their sound")
-    device = next(net.parameters()).device
-    rows = mfcc(as_16_bit(audio)).float()  # [M,13]
-    sounds = rows.unfold(0, COLUMNS, PER_FRAME)[:count]  # [n,13,20]
-    assert sounds.shape[1] == COEFFICIENTS
-    seen, heard = [], []
-    for at in range(0, count, BATCH):
-        end = min(at + BATCH, count)
-        near = faces[at : end + FRAMES - 1].flip(1).to(device).float()  # blue, green, red
-        windows = near.unfold(0, FRAMES, 1)[: end - at].permute(0, 1, 4, 2, 3)
-        seen.append(net.see(windows).cpu())
-        heard.append(net.hear(sounds[at:end, None].to(device)).cpu())
-    return Sync.of(distances(torch.cat(seen), torch.cat(heard)))
+    watch = Watch(audio, len(faces), net)
+    watch.push(faces)
+    return watch.score()

@@ -48,6 +48,38 @@ def jitter(points: Tensor) -> float:  # [T,P,2] px -> px a frame^3
     return float(points.double().diff(n=3, dim=0).norm(dim=-1).flatten().quantile(0.95) / 20**0.5)
 
 
+class Trembling:
+    """`jitter` of a stream, a few frames at a time, in memory that does not grow: lengths are counted in bins 0.5 % wide."""
+
+    LOW, STEP = 1e-4, 0.005  # px of the first bin; width of a bin in natural logarithm
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(4096, dtype=torch.long)
+        self.recent: Tensor | None = None
+
+    def cut(self) -> None:
+        """The next frame does not follow the last one."""
+        self.recent = None
+
+    def add(self, points: Tensor) -> None:  # [t,P,2] px
+        """Frames that follow those of before."""
+        checked("jitter", points)
+        rows = points.double() if self.recent is None else torch.cat([self.recent, points.double()])
+        self.recent = rows[-3:]
+        if len(rows) > 3:
+            lengths = rows.diff(n=3, dim=0).norm(dim=-1).flatten() / 20**0.5
+            bins = ((lengths.clamp(min=self.LOW) / self.LOW).log() / self.STEP).long().clamp(max=len(self.counts) - 1)
+            self.counts += torch.bincount(bins, minlength=len(self.counts))
+
+    def value(self) -> float:
+        """Within 0.5 % of `jitter`; NaN when no four frames followed one another."""
+        total = int(self.counts.sum())
+        if not total:
+            return float("nan")
+        place = int(torch.searchsorted(self.counts.cumsum(0), round(0.95 * (total - 1)) + 1))
+        return self.LOW * float(torch.tensor((place + 0.5) * self.STEP).exp()) if place else 0.0
+
+
 def blendshape_error(made: Tensor, real: Tensor) -> Tensor:  # [T,52] x2 -> [T]
     """Mean absolute difference of blendshape scores. Not the field's AUE, which needs OpenFace's intensities: `unit_error`."""
     checked("blendshape error", made, real)
@@ -61,7 +93,6 @@ UPPER = (1, 2, 4, 5, 6, 7, 9, 45)
 def unit_error(made: dict[int, Tensor], real: dict[int, Tensor], units: tuple[int, ...] = LOWER + UPPER) -> Tensor:  # {AU: [T]} -> [T]
     """AUE: squared difference of OpenFace intensities (`AU<nn>_r` of its tables), summed over the units (AUE-L with LOWER, AUE-U with
     UPPER). Papers differ in sum or mean: this is the sum. Raises KeyError for a unit that a table lacks."""
-    rows = [made[u] - real[u] for u in units]
     for u in units:
         checked("AUE", made[u], real[u])
-    return torch.stack(rows).square().sum(0)
+    return torch.stack([made[u] - real[u] for u in units]).square().sum(0)

@@ -1,0 +1,221 @@
+"""Trained runs against frames they never saw: one table for methods x people x protocol, with the ground-truth row beside them.
+
+Three versions of every figure, never mixed (`columns.VERSIONS`): the frame made whole against the original, the same against the
+plate, and the original pasted outside the head. Head pose, eyes and the body's place come from the test video, as everywhere in the
+field; what else a method is given for each frame stands in the column "reads".
+
+Frames are drawn, measured and thrown away a few at a time. What one run did on one person is kept as a folder (`result.py`), so a
+run that was judged is not judged again, and tables are made anew from the folders of several machines without drawing anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vivavoce.data.person import Person
+from vivavoce.evaluate import result as results_of
+from vivavoce.evaluate.columns import BY_KEY, shown
+from vivavoce.evaluate.measure import Judges, Measure, boxes, heard
+from vivavoce.evaluate.pictures import Album
+from vivavoce.evaluate.result import FILE, Result, finite, gathered
+from vivavoce.evaluate.subject import Protocol, Subject, folder_of, machine, people, prepared, protocol, subjects
+from vivavoce.evaluate.table import blocks, compare, notes, write
+from vivavoce.face import regions
+from vivavoce.method import Renderer
+from vivavoce.types import InputError
+
+__all__ = ["BY_KEY", "Options", "Result", "blocks", "evaluate", "gathered", "notes", "shown", "write"]
+
+Progress = Callable[[int, int], None]  # frames done, frames in all
+HEARD = {"speech", "audio"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to judge, the same for every run."""
+
+    split: str = "val"  # "val", "train" or "all"
+    size: int | None = None  # longest side, px; None: as each run was trained
+    frames: int = 0  # only the first so many; 0: all
+    device: str = "cpu"
+    identity: str = "sface"  # network of CSIM
+    fid: bool = False
+    fvd: str = ""  # file of the video network
+    again: bool = False  # judge also what was judged before
+    apart: bool = False  # protocols may differ: a table for each
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One run on one person."""
+
+    subject: Subject
+    folder: Path
+    person: Person
+    truth: Person
+    protocol: Protocol
+
+
+def evaluate(
+    runs: Sequence[str | Path],
+    folders: Sequence[str | Path] = (),
+    options: Options | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Judge runs, each on the person it was trained on, or on every folder given.
+
+    Args:
+        runs: run folders, or names of methods that need no training.
+        folders: person folders; none: each run's own.
+        out: where results are kept; None: in each run's folder.
+    Raises:
+        InputError: a run that cannot be judged, protocols that differ on one person, a frame that is not finite.
+    """
+    options = options or Options()
+    plans = [_plan(s, Path(f), options) for s in subjects(runs) for f in (folders or [folder_of(s)])]
+    if not options.apart:
+        compare([(p.subject.label, p.folder.resolve().name, p.protocol) for p in plans])
+    total, before = sum(p.protocol.count for p in plans), 0
+    judges: Judges | None = None
+    made = []
+    for plan in plans:
+        found = None if options.again else _found(plan, options, out)
+        if found is None:
+            judges = judges or Judges.summon(options.device, options.identity, options.fid, options.fvd)
+            found = _judge(plan, judges, options, out, lambda done, before=before: progress and progress(before + done, total))  # type: ignore[misc]
+        made.append(found)
+        before += plan.protocol.count
+    return made
+
+
+def _plan(subject: Subject, folder: Path, options: Options) -> _Plan:
+    person, truth = people(subject, folder, options.split, options.size, options.device)
+    return _Plan(subject, folder, person, truth, protocol(person, options.frames))
+
+
+def _asked(options: Options) -> dict[str, str]:
+    return {"identity": options.identity, "fid": "yes" if options.fid else "", "fvd": Path(options.fvd).name}
+
+
+def _homes(plan: _Plan, key: str, out: str | Path | None) -> list[Path]:
+    """Where the result may lie; a new one goes to the first."""
+    homes = [Path(out) / "results"] if out is not None else []
+    homes += [plan.subject.run / "eval"] if plan.subject.run is not None else []
+    return [home / key for home in homes or [Path("eval") / "results"]]
+
+
+def _found(plan: _Plan, options: Options, out: str | Path | None) -> Result | None:
+    """The result of the same weights under the same protocol, when there is one."""
+    key, asked = _key(plan), _asked(options)
+    for home in _homes(plan, key, out):
+        if not (home / FILE).is_file():
+            continue
+        try:
+            old = results_of.load(home)
+        except InputError:  # of an older version, or damaged: made anew
+            continue
+        enough = old.asked["identity"] == asked["identity"] and all(old.asked[k] == asked[k] for k in ("fid", "fvd") if asked[k])
+        if (old.weights, old.protocol, old.prepared) == (plan.subject.weights, plan.protocol, prepared(plan.folder)) and enough:
+            return replace(old, label=plan.subject.label)
+    return None
+
+
+def _key(plan: _Plan) -> str:
+    p = plan.protocol
+    return f"{plan.subject.label}-{plan.folder.resolve().name}-{p.split}-{p.count}-{p.width}x{p.height}"
+
+
+def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None, progress: Callable[[int], object]) -> Result:
+    """Draw and measure one run on one person."""
+    subject, count = plan.subject, plan.protocol.count
+    method = subject.load(options.device)
+    home = _homes(plan, _key(plan), out)[0]
+    part = home.with_name(f"{home.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    sound = heard(plan.person, count)
+    pasted_only = "frames" in method.needs
+    measure = Measure(judges, count, pasted_only, sound, boxes(plan.person, count) if judges.syncnet is not None else None)
+    spent = _Clock(options.device)
+    with Album(part, count, plan.person.size, sound) as album:
+        for at, streams, joined in _drawn(plan, method, spent):
+            measure.add(at, streams, joined)
+            album.add(at, streams["original"], streams["pasted" if pasted_only else "made"])
+            progress(at + len(joined))
+    made, truth = measure.figures()
+    result = Result(
+        label=subject.label, method=subject.method, preset=subject.preset, family=subject.card.family,
+        person=plan.folder.resolve().name, weights=subject.weights, protocol=plan.protocol, reads=sorted(method.needs),
+        told=not HEARD & method.needs, made={k: finite(v) for k, v in made.items()}, truth={k: finite(v) for k, v in truth.items()},
+        costs={**subject.costs(), "fps": spent.rate()}, notes=measure.notes(plan.person.size), machine=machine(options.device),
+        date=date.today().isoformat(), prepared=prepared(plan.folder), asked=_asked(options), place=home,
+    )  # fmt: skip
+    results_of.save(result, part)
+    results_of.into_place(part, home)
+    return result
+
+
+def _drawn(plan: _Plan, method: Renderer, spent: _Clock) -> Iterator[tuple[int, dict[str, Tensor], list[bool]]]:
+    """(first row, frames of every stream, whether each follows the one before), a few rows at a time.
+
+    Raises InputError for frames of another size, or with values that are not numbers.
+    """
+    person, subject = plan.person, plan.subject
+    identity = method.encode(person.clip([0], method.source_needs)) if method.source_needs else None
+    numbers = person.rows[: plan.protocol.count].tolist()
+    follows = [False, *(b == a + 1 for a, b in pairwise(numbers))]
+    block = 8 if torch.device(spent.device).type == "cuda" else 2  # more are no faster on a CPU, and take more memory
+    for at in range(0, len(numbers), block):
+        rows = range(at, min(at + block, len(numbers)))
+        clip = person.clip(rows, method.needs)
+        with torch.no_grad(), spent.on(len(rows)):
+            made = method.render(identity, clip).float()
+        beside, original = person.clip(rows, {"frames", "labels"}), plan.truth.clip(rows, {"frames"}).frames
+        assert beside.frames is not None and beside.labels is not None and original is not None
+        if made.shape != original.shape:
+            cause = f"it draws {made.shape[-1]} x {made.shape[-2]} px, the frames are {original.shape[-1]} x {original.shape[-2]} px"
+            raise InputError(subject.name, cause, "choose the --size that it draws")
+        broken = ~torch.isfinite(made).flatten(1).all(1)
+        if bool(broken.any()):
+            number = numbers[at + int(broken.nonzero()[0])]
+            raise InputError(subject.name, f"frame {number} holds values that are not numbers", "train it again, with a lower --rate")
+        made = made.clamp(0, 1)
+        labels = beside.labels
+        head = ((labels == regions.HEAD) | (labels == regions.HAIR) | (labels >= regions.INNER_MOUTH))[:, None].to(made)
+        streams = {"made": made, "original": original, "plate": beside.frames, "pasted": made * head + original * (1 - head)}
+        yield at, streams, follows[at : rows.stop]
+
+
+class _Clock:
+    """Time spent drawing; the first block, in which kernels are compiled, is left out where there are others."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.blocks = device, list[tuple[int, float]]()
+
+    @contextmanager
+    def on(self, frames: int) -> Iterator[None]:
+        self._wait()
+        begun = time.perf_counter()
+        yield
+        self._wait()
+        self.blocks.append((frames, time.perf_counter() - begun))
+
+    def _wait(self) -> None:
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def rate(self) -> float:
+        """Frames a second."""
+        counted = self.blocks[1:] or self.blocks
+        return sum(n for n, _ in counted) / max(sum(s for _, s in counted), 1e-9)

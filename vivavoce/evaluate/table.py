@@ -1,0 +1,215 @@
+"""Results as tables: one block a person and version, the ground truth first; csv, markdown, and the page and workbook of the same rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vivavoce.evaluate import page, workbook
+from vivavoce.evaluate.columns import BY_KEY, COSTS, FIGURES, PASTED, PLATE, SYNTHESISED, VERSIONS, Column, shown
+from vivavoce.evaluate.pictures import sheet
+from vivavoce.evaluate.result import Figures, Result
+from vivavoce.evaluate.subject import Protocol
+from vivavoce.types import InputError
+
+log = logging.getLogger(__name__)
+
+TRUTH = "ground truth"
+ROUGH = 0.05  # dB by which the ground truth of one person may differ between results: more is another preparation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a block."""
+
+    title: str
+    figures: Figures  # of every column
+    result: Result | None  # None: the ground truth
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that compare: one person, one protocol, one version."""
+
+    person: str
+    protocol: Protocol
+    version: str
+    rows: list[Row]
+
+    def columns(self) -> list[Column]:
+        """Those in which somebody has a figure."""
+        return [c for c in (*FIGURES, *COSTS) if any(r.figures.get(c.key) is not None for r in self.rows)]
+
+    def best(self, column: Column) -> float | None:
+        """The best figure among the methods, None where there is no better or nothing to choose from."""
+        values = [v for r in self.rows if r.result is not None and (v := r.figures.get(column.key)) is not None]
+        return (max if column.better > 0 else min)(values) if column.better and len(values) > 1 else None
+
+
+def compare(entries: Sequence[tuple[str, str, Protocol]]) -> None:
+    """Raises InputError when protocols of one person differ: (label, person, protocol) each."""
+    first: dict[str, tuple[str, Protocol]] = {}
+    for label, person, protocol in entries:
+        other, theirs = first.setdefault(person, (label, protocol))
+        if words := theirs.against(protocol):
+            size = f"--size {min(max(theirs.height, theirs.width), max(protocol.height, protocol.width))} to judge all at one size, or "
+            remedy = f"add {size if 'size' in words else ''}--apart for a table each"
+            raise InputError(f"{other} and {label}", f"{words} on {person} differ ({theirs}; {protocol}): figures do not compare", remedy)
+
+
+def blocks(results: Sequence[Result]) -> list[Block]:
+    """Rows grouped so that those of a block compare."""
+    groups: dict[tuple[str, Protocol], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.person, result.protocol), []).append(result)
+    out = []
+    for (person, protocol), members in groups.items():
+        for version in VERSIONS:
+            having = [r for r in members if version in r.made]
+            if having:
+                n: Figures = {"frames": float(protocol.count)}
+                rows = [Row(TRUTH, {**having[0].truth[version], **n}, None)]
+                rows += [Row(r.title, {**r.made[version], **r.costs, **n}, r) for r in having]
+                out.append(Block(person, protocol, version, rows))
+    return out
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """What a reader must know: why figures are blank, and where rows compare roughly only."""
+    out: dict[str, None] = {}
+    for result in results:
+        reasons: dict[str, list[str]] = {}
+        for key, why in result.notes.items():
+            if key in BY_KEY:
+                reasons.setdefault(why, []).append(BY_KEY[key].title)
+        out |= dict.fromkeys(f"{', '.join(titles)}: {why}" for why, titles in reasons.items())
+    told = [r.label for r in results if r.told]
+    if told:
+        words = "the lips are told, by what was measured on the test video, not heard: LMD, LVD and mouth r do not compare with others'"
+        out[f"{', '.join(dict.fromkeys(told))}: {words}"] = None
+    dubbed = [r.label for r in results if "frames" in r.reads]
+    if dubbed:
+        out[f"{', '.join(dict.fromkeys(dubbed))}: draws into the true frame, so only the pasted version is there"] = None
+    for person in dict.fromkeys(r.person for r in results):
+        mine = [r for r in results if r.person == person]
+        if len({r.prepared for r in mine}) > 1:
+            values = [v for r in mine if (v := r.truth.get(SYNTHESISED, {}).get("psnr")) is not None]
+            apart = f"; their ground truth is {max(values) - min(values):.2f} dB apart" if values else ""
+            out[f"{person}: judged on folders that were prepared in different ways{apart}"] = None
+    out["ground truth: the plate against the original; against itself, where figures of pictures are blank"] = None
+    out["frames/s: drawing alone, " + "; ".join(dict.fromkeys(f"{r.label} on {r.machine}" for r in results))] = None
+    return list(out)
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """A summary as docs/benchmarks.md has it, then every block in full."""
+    lines = list[str]()
+    for person, protocol in dict.fromkeys((r.person, r.protocol) for r in results):
+        members = [r for r in results if (r.person, r.protocol) == (person, protocol)]
+        lines += [f"**{person}**, {protocol}", "", *_table(SUMMARY, _summary(members)), ""]
+    for block in blocks(results):
+        columns = block.columns()
+        lines += [f"**{block.person}**, {block.version}, {block.protocol}: {VERSIONS[block.version]}", ""]
+        heads = ["method", *(c.title for c in columns), "reads", "weights"]
+        lines += [*_table(heads, [_cells(block, row, columns) for row in block.rows]), ""]
+    return "\n".join([*lines, *(f"* {note}" for note in notes(results)), ""])
+
+
+SUMMARY = (
+    "method, preset", "size", "synthesised, plate PSNR / SSIM / LPIPS", "synthesised, original", "pasted PSNR / LPIPS", "LMD px", "mouth r",
+    "training", "model MB", "frames/s", "weights", "machine", "date",
+)  # fmt: skip
+
+
+def _summary(members: Sequence[Result]) -> list[list[str]]:
+    protocol = members[0].protocol
+    size = str(max(protocol.width, protocol.height))
+    whole = next((r for r in members if SYNTHESISED in r.truth), members[0])
+    rows = [[TRUTH, size, *_quality(whole.truth), *[""] * 6]]
+    for r in members:
+        minutes = r.costs.get("minutes")
+        spent = "" if minutes is None else f"{60 * minutes:.0f} s" if minutes < 5 else f"{minutes:.1f} min"
+        weighs, rate = (shown(BY_KEY[k], r.costs.get(k)) for k in ("megabytes", "fps"))
+        rows.append([r.title, size, *_quality(r.made), spent, weighs, rate, r.weights[:8], r.machine, r.date])
+    return rows
+
+
+def _quality(figures: dict[str, Figures]) -> list[str]:
+    def joined(version: str, *keys: str) -> str:
+        values = [shown(BY_KEY[k], v) for k in keys if (v := figures.get(version, {}).get(k)) is not None]
+        return " / ".join(values)
+
+    own = SYNTHESISED if SYNTHESISED in figures else PASTED
+    looks = ("psnr", "ssim", "lpips")
+    return [joined(PLATE, *looks), joined(SYNTHESISED, *looks), joined(PASTED, "psnr", "lpips"), joined(own, "lmd"), joined(own, "mouth")]
+
+
+def _cells(block: Block, row: Row, columns: Sequence[Column]) -> list[str]:
+    cells = [row.title]
+    for column in columns:
+        text = shown(column, row.figures.get(column.key))
+        best = block.best(column)
+        cells.append(f"**{text}**" if text and row.result is not None and best is not None and text == shown(column, best) else text)
+    return [*cells, " ".join(row.result.reads) if row.result else "", row.result.weights if row.result else ""]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def flat(results: Sequence[Result]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Heads and rows of the whole table, for csv and workbook: every column, blank or not."""
+    heads = ["person", "version", "protocol", "method", "preset", "family", "weights", "reads", "lips"]
+    heads += [c.title for c in (*FIGURES, *COSTS)] + ["machine", "date", "prepared"]
+    rows = list[list[str | float | None]]()
+    for block in blocks(results):
+        for row in block.rows:
+            r, numbers = row.result, [row.figures.get(c.key) for c in (*FIGURES, *COSTS)]
+            name = [block.person, block.version, str(block.protocol), row.title if r is None else r.label]
+            about, where = [""] * 5, [""] * 3
+            if r is not None:
+                about = [r.preset, r.family, r.weights, " ".join(r.reads), "told" if r.told else "heard"]
+                where = [r.machine, r.date, r.prepared]
+            rows.append([*name, *about, *numbers, *where])
+    return heads, rows
+
+
+def write(results: Sequence[Result], out: str | Path, apart: bool = False, pictures: bool = False) -> list[Path]:
+    """Write eval.csv, eval.md, eval.html, with openpyxl eval.xlsx, and with `pictures` eval.png. Gives what was written.
+
+    Raises InputError when protocols of one person differ and `apart` does not allow it, or when the disk says no.
+    """
+    if not apart:
+        compare([(r.label, r.person, r.protocol) for r in results])
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    heads, rows = flat(results)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heads, *[["" if v is None else v for v in row] for row in rows]])
+    made = {"eval.csv": text.getvalue(), "eval.md": markdown(results), "eval.html": page.page(blocks(results), results, notes(results))}
+    for name, content in made.items():
+        _whole(out / name, content.encode("utf-8"))
+    written = [out / name for name in made]
+    try:
+        _whole(out / "eval.xlsx", workbook.workbook(heads, rows, blocks(results), notes(results)))
+        written.append(out / "eval.xlsx")
+    except InputError as error:
+        log.warning("eval.xlsx is left out: %s", error)
+    if pictures and sheet(results, out / "eval.png"):
+        written.append(out / "eval.png")
+    return written
+
+
+def _whole(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(path, f"cannot be written ({error.strerror or error})", "make room or choose another --out") from error
