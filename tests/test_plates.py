@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from tests.drawn import folder_of
+from vivavoce.face import looks, parse
+from vivavoce.face.landmarker import Landmarker
 from vivavoce.face.regions import BACKGROUND, CLOTH, HEAD, NECK
-from vivavoce.prepare.background import plate
+from vivavoce.media import read_image
+from vivavoce.prepare import background, parsing
+from vivavoce.prepare.background import labels_of, plate
+from vivavoce.prepare.schedule import one_thread_each
 from vivavoce.prepare.torso import body, over_plate, raised
 
 SIZE = 96
+SIDE, FILM = 256, 7  # px and frames of the film of a photographed woman
+CUT = (slice(0, 330), slice(60, 380))  # head and shoulders of the photograph
 
 
 def scene(shift: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,8 +40,6 @@ def scene(shift: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def distances(labels: np.ndarray) -> np.ndarray:
-    from scipy import ndimage
-
     return ndimage.distance_transform_edt(labels == BACKGROUND).astype(np.float32)
 
 
@@ -110,3 +122,57 @@ def test_a_neck_that_begins_in_the_last_row_is_continued_upwards() -> None:
     colours[7] = 50
     out, where = raised(colours, head, part, 3, 2)
     assert where[4:7].all() and not where[:4].any() and (out[6] == 49).all()
+
+
+def cut_out() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A photographed woman without what she stands before: picture [h,w,3], share of each pixel [h,w], mesh [478,3] px."""
+    from skimage import data
+
+    photo = np.array(data.astronaut())
+    (face,) = Landmarker()(photo)
+    person = parse.outlined(parse.Selfie()(photo), photo, parse.reduced(photo)) > 0.5
+    shape = parse.tidy(np.where(person, HEAD, BACKGROUND).astype(np.uint8)) == HEAD
+    scale = 0.72 * SIDE / (CUT[0].stop - CUT[0].start)
+    width, height = (round(scale * (part.stop - part.start)) for part in (CUT[1], CUT[0]))
+
+    def small(picture: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(picture[CUT])).resize((width, height), Image.Resampling.BOX), np.float64)
+
+    return small(photo), small(255 * shape.astype(np.uint8)) / 255, (face.points - [CUT[1].start, CUT[0].start, 0]) * scale
+
+
+@pytest.mark.assets
+def test_masks_and_plate_of_a_film_whose_truth_is_known(
+    tmp_path: Path, asset: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """She walks through the picture before a made-up wall, every frame with noise of its own: whatever her outline, it is known."""
+    for name in ("face_landmarker", "selfie_segmentation"):
+        asset(name)
+    monkeypatch.setattr(looks, "STEPS", 30)  # hair from cloth is not asked here
+    her, share, mesh = cut_out()
+    height, width = share.shape
+    y, x = np.mgrid[:SIDE, :SIDE] * (512 / SIDE)
+    wall = np.stack([120 + 40 * np.sin(x / 60), 130 + 40 * np.sin(y / 50 + x / 90), 150 + 30 * np.cos((x + y) / 70)], 2)
+    pictures, truths, points = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    for left in np.linspace(-0.2, 1.2, FILM) * (SIDE - width):
+        first, there = max(0, round(left)), np.zeros((SIDE, SIDE, 1))
+        last, painted = min(SIDE, round(left) + width), np.zeros((SIDE, SIDE, 3))
+        part, shown = slice(first - round(left), last - round(left)), np.s_[SIDE - height :, first:last]
+        there[shown], painted[shown] = share[:, part, None], her[:, part]
+        noisy = wall + np.random.default_rng(len(points)).normal(0, 2, wall.shape)
+        pictures.append(np.clip(noisy * (1 - there) + painted * there, 0, 255).round().astype(np.uint8))
+        truths.append(there[..., 0] > 0.5)
+        points.append(mesh + np.array([round(left), SIDE - height, 0]))
+    folder = folder_of(tmp_path / "she", pictures, np.stack(points).astype(np.float32))
+    folder.update(size=[SIDE, SIDE], shots=[[0, FILM - 1, "kept"]], jumps=[])
+    with one_thread_each():
+        parsing.run(folder, lambda done, total: None)
+        background.run(folder, lambda done, total: None)
+    labels = [labels_of(folder, k) for k in range(FILM)]
+    for found, truth in zip(labels, truths, strict=True):
+        person = found != BACKGROUND
+        assert (person & truth).sum() / (person | truth).sum() >= 0.97
+    seen = np.stack([distances(found) > background.CLEAR for found in labels]).any(0)
+    assert folder.clip["background"]["seen"] == pytest.approx(seen.mean(), abs=1e-3) and seen.mean() > 0.9
+    off = (read_image(folder.file("bc.jpg")) - wall)[seen]
+    assert 10 * np.log10(255**2 / np.square(off).mean()) >= 40  # dB
