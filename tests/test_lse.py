@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.published import fill, film, voice
 from vivavoce.metrics import lse
 from vivavoce.metrics.expert_sync import accuracy, expert_sync
-from vivavoce.metrics.lse import Sync, crops
+from vivavoce.metrics.lse import crops
+from vivavoce.metrics.offsets import Sync, Watch
 from vivavoce.nn.lip_expert import LipExpert
 from vivavoce.nn.syncnet import SyncNet
 from vivavoce.speech.mfcc import as_16_bit, mfcc
@@ -78,11 +79,27 @@ def test_sound_and_picture_of_different_length() -> None:
     assert scores(voice(10 / 25)).windows == 5
 
 
-def test_the_offset_is_found() -> None:
-    seen = torch.randn(60, 8)
+def test_the_offset_is_found_however_the_frames_come() -> None:
+    codes = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+
+    def watched(moved: int, piece: int) -> Sync:
+        sound = codes.roll(moved, 0)
+        frames = torch.arange(64.0)[:, None]
+        watch = Watch(60, lambda f: codes[f[:-4, 0].long()], lambda a, b: sound[a:b], torch.nn.functional.pairwise_distance)
+        for part in frames.split(piece):
+            watch.push(part)
+        return watch.score()
+
     for moved in (-4, 0, 7):
-        found = Sync.of(lse.distances(seen, seen.roll(moved, 0)))
-        assert found.offset == -moved and found.confidence > 1
+        found = watched(moved, 64)
+        assert found.offset == -moved and found.confidence > 1 and found.windows == 60
+        for piece in (1, 7):
+            assert torch.allclose(watched(moved, piece).distances, found.distances, atol=1e-6)
+    padded = torch.cat([torch.zeros(15, 8), codes.roll(7, 0), torch.zeros(15, 8)])
+    want = torch.stack([(codes - padded[k : k + 60] + 1e-6).norm(dim=1) for k in range(31)], 1)  # beyond the ends: zeros
+    assert torch.allclose(watched(7, 64).distances, want, atol=1e-5)
+    with pytest.raises(InputError, match="no moment"):
+        Watch(3, torch.clone, lambda a, b: codes[a:b], torch.dist).score()
 
 
 def test_what_is_too_short_or_no_crop_is_refused() -> None:
@@ -92,6 +109,8 @@ def test_what_is_too_short_or_no_crop_is_refused() -> None:
         lse.lse(torch.zeros(30, 3, 224, 224, dtype=torch.uint8), torch.zeros(0), net())
     with pytest.raises(InputError, match="uint8"):
         lse.lse(torch.zeros(30, 3, 96, 96), torch.zeros(16000), net())
+    with pytest.raises(InputError, match="not a number"):
+        lse.lse(torch.zeros(30, 3, 224, 224, dtype=torch.uint8), torch.full((16000,), torch.nan), net())
     with pytest.raises(InputError, match="one box"):
         crops(np.zeros((2, 10, 10, 3), np.uint8), np.zeros((1, 4)))
     with pytest.raises(InputError, match="one box"):
@@ -111,10 +130,13 @@ class Told(LipExpert):
 
     def __init__(self) -> None:
         super().__init__(0.01)
+        self.codes = torch.nn.functional.normalize(torch.rand(64, 16, generator=torch.Generator().manual_seed(0)), dim=1)
 
-    def forward(self, mel: Tensor, lips: Tensor) -> tuple[Tensor, Tensor]:
-        codes = torch.nn.functional.normalize(torch.rand(64, 16, generator=torch.Generator().manual_seed(0)), dim=1)
-        return codes[mel[:, 0, 0, 0].long()], codes[(lips[:, 2, 0, 0] * 255).round().long()]
+    def hear(self, mel: Tensor) -> Tensor:
+        return self.codes[mel[:, 0, 0, 0].long()]
+
+    def see(self, lips: Tensor) -> Tensor:
+        return self.codes[(lips[:, 2, 0, 0] * 255).round().long()]
 
 
 @pytest.mark.parametrize("moved", [-3, 0, 6])
@@ -127,3 +149,5 @@ def test_expert_sync_finds_the_offset(moved: int) -> None:
         assert accuracy(faces, mel, Told(), 7)[0] == 1
     with pytest.raises(InputError, match="no two moments"):
         expert_sync(faces[:5], mel, Told())
+    with pytest.raises(InputError, match="not a number"):
+        expert_sync(faces / 0, mel, Told())

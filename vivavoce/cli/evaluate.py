@@ -34,6 +34,7 @@ class Eval:
     identity: Literal["sface", "arcface"] = "sface"  # network of CSIM
     fid: bool = False  # FID too
     fvd: File = None  # FVD too, by this network: i3d_torchscript.pt
+    expert: File = None  # sync too in the eyes of a lip expert, under its own name: a run of lip_expert, or lipsync_expert.pth
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
@@ -49,7 +50,9 @@ def do(o: Eval) -> None:
         results = evaluate.gathered(o.merge)
     else:
         device = pick_device(o.device)
-        options = evaluate.Options(o.split, o.size, o.frames, device, o.identity, o.fid, o.fvd or "", o.again, o.apart)
+        options = evaluate.Options(
+            o.split, o.size, o.frames, device, o.identity, o.fid, o.fvd or "", o.expert or "", again=o.again, apart=o.apart
+        )
         progress, move = bar("eval")
         with progress:
             results = evaluate.evaluate(o.runs, o.data, options, o.out, move)

@@ -25,7 +25,7 @@ from torch import Tensor
 from vivavoce.data.person import Person
 from vivavoce.evaluate import result as results_of
 from vivavoce.evaluate.columns import BY_KEY, shown
-from vivavoce.evaluate.measure import Judges, Measure, boxes, heard
+from vivavoce.evaluate.measure import Judges, Measure, face_boxes, heard
 from vivavoce.evaluate.pictures import Album
 from vivavoce.evaluate.result import FILE, Result, finite, gathered
 from vivavoce.evaluate.subject import Protocol, Subject, folder_of, machine, people, prepared, protocol, subjects
@@ -51,6 +51,7 @@ class Options:
     identity: str = "sface"  # network of CSIM
     fid: bool = False
     fvd: str = ""  # file of the video network
+    expert: str = ""  # a run of lip_expert, or the authors' file
     again: bool = False  # judge also what was judged before
     apart: bool = False  # protocols may differ: a table for each
 
@@ -92,7 +93,7 @@ def evaluate(
     for plan in plans:
         found = None if options.again else _found(plan, options, out)
         if found is None:
-            judges = judges or Judges.summon(options.device, options.identity, options.fid, options.fvd)
+            judges = judges or Judges.summon(options.device, options.identity, options.fid, options.fvd, options.expert)
             found = _judge(plan, judges, options, out, lambda done, before=before: progress and progress(before + done, total))  # type: ignore[misc]
         made.append(found)
         before += plan.protocol.count
@@ -105,7 +106,8 @@ def _plan(subject: Subject, folder: Path, options: Options) -> _Plan:
 
 
 def _asked(options: Options) -> dict[str, str]:
-    return {"identity": options.identity, "fid": "yes" if options.fid else "", "fvd": Path(options.fvd).name}
+    files = {"fvd": Path(options.fvd).name, "expert": Path(options.expert).name}
+    return {"identity": options.identity, "fid": "yes" if options.fid else "", **files}
 
 
 def _homes(plan: _Plan, key: str, out: str | Path | None) -> list[Path]:
@@ -125,8 +127,9 @@ def _found(plan: _Plan, options: Options, out: str | Path | None) -> Result | No
             old = results_of.load(home)
         except InputError:  # of an older version, or damaged: made anew
             continue
-        enough = old.asked["identity"] == asked["identity"] and all(old.asked[k] == asked[k] for k in ("fid", "fvd") if asked[k])
-        if (old.weights, old.protocol, old.prepared) == (plan.subject.weights, plan.protocol, prepared(plan.folder)) and enough:
+        enough = all(old.asked.get(k) == v for k, v in asked.items() if v)
+        same = (old.weights, old.protocol, old.prepared) == (plan.subject.weights, plan.protocol, prepared(plan.folder))
+        if same and enough:
             return replace(old, label=plan.subject.label)
     return None
 
@@ -146,7 +149,8 @@ def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None
     part.mkdir(parents=True)
     sound = heard(plan.person, count)
     pasted_only = "frames" in method.needs
-    measure = Measure(judges, count, pasted_only, sound, boxes(plan.person, count) if judges.syncnet is not None else None)
+    places = face_boxes(plan.person, count) if judges.syncnet is not None or judges.expert is not None else None
+    measure = Measure(judges, count, pasted_only, sound, places)
     spent = _Clock(options.device)
     with Album(part, count, plan.person.size, sound) as album:
         for at, streams, joined in _drawn(plan, method, spent):
@@ -158,7 +162,7 @@ def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None
         label=subject.label, method=subject.method, preset=subject.preset, family=subject.card.family,
         person=plan.folder.resolve().name, weights=subject.weights, protocol=plan.protocol, reads=sorted(method.needs),
         told=not HEARD & method.needs, made={k: finite(v) for k, v in made.items()}, truth={k: finite(v) for k, v in truth.items()},
-        costs={**subject.costs(), "fps": spent.rate()}, notes=measure.notes(plan.person.size), machine=machine(options.device),
+        costs={**subject.costs(), "fps": spent.rate()}, notes=measure.notes(plan.person.size, made), machine=machine(options.device),
         date=date.today().isoformat(), prepared=prepared(plan.folder), asked=_asked(options), place=home,
     )  # fmt: skip
     results_of.save(result, part)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vivavoce.face.landmarker import Face
+from vivavoce.metrics.av import drift
 from vivavoce.metrics.lmd import EYES, FACE, MOUTH, lmd, lvd
 from vivavoce.metrics.mouth import Trembling, blendshape_error, blinks, following, silence_motion
 from vivavoce.prepare import sync
@@ -85,11 +86,12 @@ class Track:
         out["blinks"] = 60 * blinks(held(self.eyes)) if len(self.eyes) >= FPS and self.lost < len(self.eyes) else NONE
         out["jitter"] = self.trembling.value()
         out["lost"] = float(self.lost)
-        out["silence"] = out["av"] = NONE
+        out["silence"] = out["av"] = out["drift"] = NONE
         if speaking is not None and len(mine) > 1 and self.lost < len(mine):
             out["silence"] = silence_motion(held(self.opening), speaking)
         if bands is not None:
-            found = sync.offset(bands, np.asarray(self.gap, np.float64))
+            lips = np.asarray(self.gap, np.float64)
+            found, out["drift"] = sync.offset(bands, lips), drift(bands, lips)
             if found is not None and found.confidence >= sync.SURE:
                 out["av"] = 1000 * found.offset
         return out

@@ -9,47 +9,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vivavoce.metrics.lse import SHIFTS, Sync
+from vivavoce.metrics.checked import checked
+from vivavoce.metrics.offsets import SHIFTS, Sync, Watch
 from vivavoce.nn.lip_expert import FRAMES, LipExpert, lips
 from vivavoce.types import InputError
 
-BATCH = 64  # moments at once
 
+def watch(mel: Tensor, frames: int, net: LipExpert) -> Watch:  # [T,1,80,16], number of frames that will come
+    """Scores of a clip whose crops ([t,3,S,S] 0..1 RGB) are pushed piece by piece; moments beyond the ends are not compared.
 
-@torch.no_grad()
-def vectors(faces: Tensor, mel: Tensor, net: LipExpert) -> tuple[Tensor, Tensor]:  # [T,3,S,S] 0..1 RGB, [T,1,80,16] -> [n,D] x2
-    """What the expert makes of every moment of a clip, lips and sound; row t of `mel` begins with frame t; n = T - 4.
-
-    Raises InputError for fewer than six frames.
+    Row t of `mel` begins with frame t. Raises InputError for fewer than six frames, and for values that are not finite.
     """
-    count = min(len(faces), len(mel)) - FRAMES + 1
+    count = min(frames, len(mel)) - FRAMES + 1
     if count < 2:
-        raise InputError("expert sync", f"{len(faces)} frames hold no two moments of {FRAMES}", "give a longer clip")
+        raise InputError("expert sync", f"{frames} frames hold no two moments of {FRAMES}", "give a longer clip")
+    checked("expert sync", mel)
     like = next(net.parameters())
-    seen, heard = [], []
-    for at in range(0, count, BATCH):
-        end = min(at + BATCH, count)
-        moments = faces[at : end + FRAMES - 1].to(like).unfold(0, FRAMES, 1)[: end - at].permute(0, 4, 1, 2, 3)
-        sound, sight = net(mel[at:end].to(like), lips(moments))
-        seen.append(sight.cpu())
-        heard.append(sound.cpu())
-    return torch.cat(seen), torch.cat(heard)
+
+    def see(faces: Tensor) -> Tensor:  # [m+4,3,S,S] -> [m,D]
+        checked("expert sync", faces)
+        return net.see(lips(faces.to(like).unfold(0, FRAMES, 1).permute(0, 4, 1, 2, 3))).cpu()
+
+    return Watch(count, see, lambda first, end: net.hear(mel[first:end].to(like)).cpu(), _apart, beyond=float("nan"))
 
 
-def expert_sync(faces: Tensor, mel: Tensor, net: LipExpert, shifts: int = SHIFTS) -> Sync:
-    """Offset in frames, distance 0..1 (lower is better) and confidence of a clip; arguments as of `vectors`."""
-    seen, heard = vectors(faces, mel, net)
-    most = min(shifts, len(seen) - 1)
-    table = seen.new_full((len(seen), 2 * most + 1), float("nan"))
-    for k, shift in enumerate(range(-most, most + 1)):
-        begin, end = max(0, -shift), min(len(seen), len(seen) - shift)
-        table[begin:end, k] = 1 - (seen[begin:end] * heard[begin + shift : end + shift]).sum(1)
-    return Sync.of(table)
+def _apart(seen: Tensor, heard: Tensor) -> Tensor:  # [n,1,D], [n,31,D] -> [n,31]
+    return 1 - (seen * heard).sum(2)
+
+
+def expert_sync(faces: Tensor, mel: Tensor, net: LipExpert) -> Sync:  # [T,3,S,S] 0..1 RGB, [T,1,80,16]
+    """Offset in frames, distance 0..1 (lower is better) and confidence of a clip; arguments as of `watch`."""
+    clip = watch(mel, len(faces), net)
+    clip.push(faces)
+    return clip.score()
 
 
 def accuracy(faces: Tensor, mel: Tensor, net: LipExpert, apart: int = FRAMES) -> tuple[float, float]:
-    """Share of moments told to be in sync that are, and of moments `apart` frames off told not to be; arguments as of `vectors`."""
-    seen, heard = vectors(faces, mel, net)
-    near = (seen * heard).sum(1)
-    far = torch.cat([(seen[apart:] * heard[:-apart]).sum(1), (seen[:-apart] * heard[apart:]).sum(1)])
+    """Share of moments told to be in sync that are, and of moments `apart` frames off told not to be; arguments as of `watch`."""
+    if not 0 < apart <= SHIFTS:
+        raise InputError("expert sync", f"{apart} frames apart", f"choose from 1 to {SHIFTS}")
+    table = 1 - expert_sync(faces, mel, net).distances
+    near, far = table[:, SHIFTS], torch.cat([table[apart:, SHIFTS - apart], table[:-apart, SHIFTS + apart]])
     return float((near > 0.5).float().mean()), float((far <= 0.5).float().mean())

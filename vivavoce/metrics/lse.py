@@ -10,8 +10,6 @@ The scores are LSE only with the authors' weights, `syncnet_v2.model`. A generat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,35 +18,15 @@ from torch.nn import functional
 
 from vivavoce import assets
 from vivavoce.metrics.checked import checked
+from vivavoce.metrics.offsets import Sync, Watch
 from vivavoce.nn.syncnet import COEFFICIENTS, COLUMNS, FRAMES, SIDE, SyncNet
 from vivavoce.speech.mfcc import as_16_bit, mfcc
 from vivavoce.types import FPS, HOP, InputError
 
-SHIFTS = 15  # frames to both sides
 PER_FRAME = 100 // FPS  # MFCC rows
 GROWN = 0.4  # of the box's half side, added around it (twice below, so that the chin is inside)
 MEDIAN = 13  # frames of the median filter over boxes
 GREY = 110  # beyond the picture
-BATCH = 20  # windows at once
-
-
-@dataclass(frozen=True)
-class Sync:
-    """How well lips and sound agree."""
-
-    offset: int  # frames by which the sound must be moved to fit; 0: in sync
-    distance: float  # LSE-D with the authors' weights; lower is better
-    confidence: float  # LSE-C with the authors' weights; higher is better
-    distances: Tensor  # [n,31] of each window, at sound shifted by -15..15 frames
-    windows: int
-
-    @classmethod
-    def of(cls, distances: Tensor) -> Sync:  # [n,31]
-        """The figures of a table of distances; NaN where there was nothing to compare."""
-        mean = distances.nanmean(0)
-        least, at = mean.min(0)
-        middle = (len(mean) - 1) // 2
-        return cls(middle - int(at), float(least), float(mean.median() - least), distances, len(distances))
 
 
 def syncnet(device: str | torch.device = "cpu") -> SyncNet:
@@ -113,67 +91,28 @@ def _steps(length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[n
     return first.clip(0, length - 1), (first + 1).clip(0, length - 1), np.rint(weights).astype(np.int64)
 
 
-def distances(seen: Tensor, heard: Tensor, shifts: int = SHIFTS) -> Tensor:  # [n,D] x2 -> [n,2*shifts+1]
-    """Of every window's lips to the sound around it."""
-    around = functional.pad(heard, (0, 0, shifts, shifts)).unfold(0, 2 * shifts + 1, 1).transpose(1, 2)  # [n,31,D]
-    return functional.pairwise_distance(seen[:, None], around)
+def watch(audio: Tensor, frames: int, net: SyncNet) -> Watch:  # [N] -1..1 at 16 kHz, number of frames that will come
+    """Scores of a clip whose crops (uint8 [t,3,224,224] RGB) are pushed piece by piece; sound beyond the ends counts as zeros.
 
-
-class Watch:
-    """The scores of a clip whose frames come piece by piece; what is kept does not grow with it but for 31 distances a frame.
-
-    Args:
-        audio: [N] -1..1 at 16 kHz, of the whole clip.
-        frames: that will come.
-    Raises:
-        InputError: fewer than six frames or their sound.
+    Raises InputError for fewer than six frames or their sound, and for sound that is not finite.
     """
+    count = min(frames, len(audio) // HOP) - FRAMES
+    if count < 1:
+        cause = f"{frames} frames and {len(audio)} samples are too short for one window"
+        raise InputError("lse", cause, f"give more than {FRAMES} frames with their sound")
+    checked("lse", audio)
+    device = next(net.parameters()).device
+    sounds = mfcc(as_16_bit(audio)).float().unfold(0, COLUMNS, PER_FRAME)[:count]  # [n,13,20]
+    assert sounds.shape[1] == COEFFICIENTS
 
-    def __init__(self, audio: Tensor, frames: int, net: SyncNet) -> None:
-        self.count = min(frames, len(audio) // HOP) - FRAMES
-        if self.count < 1:
-            cause = f"{frames} frames and {len(audio)} samples are too short for one window"
-            raise InputError("lse", cause, f"give more than {FRAMES} frames with their sound")
-        checked("lse", audio)
-        self.net, self.device = net, next(net.parameters()).device
-        self.sounds = mfcc(as_16_bit(audio)).float().unfold(0, COLUMNS, PER_FRAME)[: self.count]  # [n,13,20]
-        assert self.sounds.shape[1] == COEFFICIENTS
-        self.waiting = torch.zeros(0, 3, SIDE, SIDE, dtype=torch.uint8)
-        self.heard = torch.zeros(SHIFTS, 0)  # of windows from `done - SHIFTS` on, zeros before the first
-        self.known, self.done = 0, 0  # windows heard, windows seen
-        self.tables: list[Tensor] = []
-
-    @torch.no_grad()
-    def push(self, faces: Tensor) -> None:  # uint8 [t,3,224,224] RGB
-        """The next crops. Raises InputError for crops of another size or kind."""
+    def see(faces: Tensor) -> Tensor:  # [m+4,3,224,224] -> [m,1024]
         if faces.ndim != 4 or faces.shape[1:] != (3, SIDE, SIDE) or faces.dtype != torch.uint8:
             cause = f"crops {faces.dtype} {list(faces.shape)}"
             raise InputError("lse", cause, f"give uint8 [frames, 3, {SIDE}, {SIDE}]: metrics.lse.crops")
-        self.waiting = torch.cat([self.waiting, faces])
-        while (many := min(len(self.waiting) - FRAMES + 1, self.count - self.done, BATCH)) > 0:
-            near = self.waiting[: many + FRAMES - 1].flip(1).to(self.device).float()  # blue, green, red
-            seen = self.net.see(near.unfold(0, FRAMES, 1)[:many].permute(0, 1, 4, 2, 3)).cpu()
-            self.tables.append(functional.pairwise_distance(seen[:, None], self._around(many)))
-            self.waiting = self.waiting[many:]
-            self.done += many
+        windows = faces.flip(1).to(device).float().unfold(0, FRAMES, 1)  # blue, green, red
+        return net.see(windows.permute(0, 1, 4, 2, 3)).cpu()
 
-    def _around(self, many: int) -> Tensor:  # -> [many,31,D]
-        """The sound around the next windows, zeros beyond both ends."""
-        wanted = min(self.done + many + SHIFTS, self.count)
-        while self.known < wanted:
-            end = min(self.known + BATCH, self.count)
-            new = self.net.hear(self.sounds[self.known : end, None].to(self.device)).cpu()
-            self.heard = torch.cat([new.new_zeros(SHIFTS, new.shape[1]) if self.known == 0 else self.heard, new])
-            self.known = end
-        rows = functional.pad(self.heard, (0, 0, 0, max(0, self.done + many + SHIFTS - self.known)))
-        self.heard = self.heard[many:]
-        return rows[: many + 2 * SHIFTS].unfold(0, 2 * SHIFTS + 1, 1).transpose(1, 2)
-
-    def score(self) -> Sync:
-        """Of what has come so far. Raises InputError before the fifth frame."""
-        if not self.tables:
-            raise InputError("lse", "no window of five frames has come", "push the clip's frames")
-        return Sync.of(torch.cat(self.tables))
+    return Watch(count, see, lambda first, end: net.hear(sounds[first:end, None].to(device)).cpu(), functional.pairwise_distance)
 
 
 def lse(faces: Tensor, audio: Tensor, net: SyncNet) -> Sync:  # uint8 [T,3,224,224] RGB, [N] -1..1 at 16 kHz
@@ -181,6 +120,6 @@ def lse(faces: Tensor, audio: Tensor, net: SyncNet) -> Sync:  # uint8 [T,3,224,2
 
     Raises InputError for a clip of fewer than six frames, for crops of another size, and for sound that is not finite.
     """
-    watch = Watch(audio, len(faces), net)
-    watch.push(faces)
-    return watch.score()
+    clip = watch(audio, len(faces), net)
+    clip.push(faces)
+    return clip.score()

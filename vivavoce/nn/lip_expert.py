@@ -47,8 +47,15 @@ class LipExpert(nn.Module):
     def forward(self, mel: Tensor, lips: Tensor) -> tuple[Tensor, Tensor]:  # [B,1,80,16], [B,15,48,96] -> [B,512] x2
         """Vectors of length one of sound and lips. Mel in -4..4; frames in 0..1, one after another in the channels, lower halves, in
         the order of colours they were trained with (the authors' weights: blue, green, red)."""
-        sound, sight = self.audio_encoder(mel).flatten(1), self.face_encoder(lips).flatten(1)
-        return functional.normalize(sound), functional.normalize(sight)
+        return self.hear(mel), self.see(lips)
+
+    def hear(self, mel: Tensor) -> Tensor:  # [B,1,80,16] -> [B,512]
+        """The sound alone."""
+        return functional.normalize(self.audio_encoder(mel).flatten(1))
+
+    def see(self, lips: Tensor) -> Tensor:  # [B,15,48,96] -> [B,512]
+        """The lips alone."""
+        return functional.normalize(self.face_encoder(lips).flatten(1))
 
     def agreement(self, mel: Tensor, lips: Tensor) -> Tensor:  # -> [B] in 0..1
         """Cosine between sound and lips."""
