@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.fields import SHIFT, Rows, Told, exponential, waves
+from vivavoce.nn.fields import SHIFT, Rows, Told, Views, exponential, waves
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.nn.silence import Silence
@@ -102,12 +102,12 @@ class AdNerf(Renderer):
         """Density, and what the colour is made of; nothing has to keep still, so the last is zero."""
         place = waves(points * 2 - 1, self.config.octaves)
         inner = torch.relu(self.first(place, told.code, rows))
-        inner = torch.relu(self.second(torch.cat([inner, place], 1), told.code, rows))
-        return exponential(self.solid(inner)[:, 0] + SHIFT), inner, torch.zeros_like(points[:, 0])
+        inner = torch.relu(self.second([inner, place], told.code, rows))
+        return exponential(self.solid(inner)[:, 0].float() + SHIFT), inner, torch.zeros_like(points[:, 0])
 
-    def colour(self, features: Tensor, directions: Tensor, told: Heard, rows: Rows) -> Tensor:
-        seen = torch.cat([self.features(features), waves(directions, self.config.turns)], 1)
-        return torch.sigmoid(self.shine(seen, told.code, rows))
+    def colour(self, features: Tensor, views: Views, told: Heard, rows: Rows) -> Tensor:
+        seen = [self.features(features), views.take(waves(views.directions, self.config.turns))]
+        return torch.sigmoid(self.shine(seen, told.code, rows).float())
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

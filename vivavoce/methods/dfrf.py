@@ -23,7 +23,7 @@ from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
 from vivavoce.nn.attention import spread
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.fields import SHIFT, Rows, Told, exponential, waves
+from vivavoce.nn.fields import SHIFT, Rows, Told, Views, exponential, waves
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.nn.silence import Silence
@@ -163,14 +163,14 @@ class Dfrf(Renderer):
         colour, hull = mean[:, :3] / mean[:, 3:].clamp_min(0.05), found[..., -1:].amin(0)  # 0 where any of them sees no head
         told_here = torch.cat([place, (weights * self.value(found)).sum(0), colour, hull], 1)
         inner = torch.relu(self.first(told_here, told.code, rows))
-        inner = torch.relu(self.second(torch.cat([inner, told_here], 1), told.code, rows))
+        inner = torch.relu(self.second([inner, told_here], told.code, rows))
         return (
-            exponential(self.solid(inner)[:, 0] + SHIFT - 4 * (1 - hull[:, 0])),
+            exponential(self.solid(inner)[:, 0].float() + SHIFT - 4 * (1 - hull[:, 0])),
             torch.cat([inner, colour], 1),
             moved.square().sum(2).mean(0),
         )
 
-    def colour(self, features: Tensor, directions: Tensor, told: Heard, rows: Rows) -> Tensor:
+    def colour(self, features: Tensor, views: Views, told: Heard, rows: Rows) -> Tensor:
         """The colour looked up, changed by what speech, eyes and place say."""
         return torch.sigmoid(self.shine(features, told.code, rows) + torch.logit(features[:, -3:].clamp(0.02, 0.98)))
 

@@ -19,12 +19,13 @@ from torch import Tensor
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told
+from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told, Views, folded
 from vivavoce.nn.grid import TriPlane
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
+from vivavoce.render.rays import shade
 from vivavoce.types import Clip, Source
 
 
@@ -107,12 +108,25 @@ class ErNerf(Renderer):
         here = self.planes(points)
         listens = self.hears(here, told.speech, rows)
         looks = torch.sigmoid(self.sees(here, told.eyes, rows))
-        told_here = torch.cat([here, listens * rows.take(told.speech), looks * rows.take(told.eyes)], 1)
-        density, features = self.solid(told_here, told.eyes, rows)
+        parts = [here, listens * rows.take(told.speech), looks * rows.take(told.eyes)]
+        density, features = self.solid(parts, told.eyes, rows)
         return density, features, listens.square().mean(1)
 
-    def colour(self, features: Tensor, directions: Tensor, told: Heard, rows: Rows) -> Tensor:
-        return self.shine(features, directions, told.frame, rows)
+    def colour(self, features: Tensor, views: Views, told: Heard, rows: Rows) -> Tensor:
+        return self.shine(features, self.solid.shown, views, told.frame, rows)
+
+    def still(self, told: Heard, directions: Tensor) -> shade.Still:
+        """The field of one frame: what regions hear is speech and eyes times a gate, so that both go into the weights behind the gates."""
+        net = self.solid.net
+        place, speech, eyes = net.point.weight.split((self.planes.width, told.speech.shape[1], 2), 1)
+        (heard,), (lids,) = self.hears.linear, self.sees.linear
+        gates = shade.Gates(
+            self.hears.point.weight, speech * told.speech @ heard.weight, self.sees.point.weight, lids.weight, eyes * told.eyes
+        )
+        bias = torch.zeros_like(net.linear[0].weight[0])
+        made = folded(self.solid.last, self.shine, first=(place,), bias=bias, second=net.linear[0].weight, gates=gates)
+        look = shade.colours(made, self.shine.from_rays(directions, told.frame))
+        return lambda points, ray: look([self.planes(points, dtype=look.dtype)], ray)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

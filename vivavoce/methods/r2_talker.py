@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from vivavoce.method import Renderer
 from vivavoce.nn import marks, radiance
-from vivavoce.nn.fields import SHIFT, Colour, Individual, Rows, exponential
+from vivavoce.nn.fields import SHIFT, Colour, Individual, Rows, Views, exponential, folded
 from vivavoce.nn.grid import Grid
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.registry import register
+from vivavoce.render.rays import shade
 from vivavoce.types import Clip, Source
 
 REACH = 4.0  # standard deviations either side that the landmarks' grid spans: more than they are kept within
@@ -131,11 +132,21 @@ class R2Talker(Renderer):
         (one, two), (up, right) = told.scale.chunk(2, 1), told.shift.chunk(2, 1)
         hidden = torch.relu(hidden * (1 + rows.take(one)) + rows.take(up))
         hidden = torch.relu(self.within(hidden) * (1 + rows.take(two)) + rows.take(right))
-        out = self.solid(hidden)
-        return exponential(out[:, 0] + SHIFT), out[:, 1:], torch.zeros_like(out[:, 0])
+        density = exponential((hidden @ self.solid.weight[0]).float() + SHIFT)
+        return density, hidden, torch.zeros_like(density)
 
-    def colour(self, features: Tensor, directions: Tensor, told: Steered, rows: Rows) -> Tensor:
-        return self.shine(features, directions, told.frame, rows)
+    def colour(self, features: Tensor, views: Views, told: Steered, rows: Rows) -> Tensor:
+        return self.shine(features, self.solid.weight[1:], views, told.frame, rows)
+
+    def still(self, told: Steered, directions: Tensor) -> shade.Still:
+        """The field of one frame: scales and shifts go into the weights."""
+        (one, two), (up, right) = 1 + told.scale[0].view(2, -1), told.shift[0].view(2, -1)
+        made = folded(
+            self.solid.weight, self.shine, first=(one[:, None] * self.point.weight,), bias=self.lids(told.eyes)[0] * one + up,
+            second=two[:, None] * self.within.weight, bend=right,
+        )  # fmt: skip
+        look, opened = shade.colours(made, self.shine.from_rays(directions, told.frame)), float(self.open_levels)
+        return lambda points, ray: look([self.places(points, opened, look.dtype)], ray)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

@@ -20,11 +20,12 @@ from torch import Tensor
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
 from vivavoce.nn.audio import SpeechCode
-from vivavoce.nn.fields import AmbientField, Individual, Rows
+from vivavoce.nn.fields import AmbientField, Individual, Rows, Views
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
+from vivavoce.render.rays.shade import Still
 from vivavoce.types import Clip, Source
 
 
@@ -101,8 +102,11 @@ class RadNerf(Renderer):
         """Density, features of the colour, and how far the ambient coordinate is from zero."""
         return self.field.density(points, told.speech, told.eyes, rows)
 
-    def colour(self, features: Tensor, directions: Tensor, told: Heard, rows: Rows) -> Tensor:
-        return self.field.shine(features, directions, told.frame, rows)
+    def colour(self, features: Tensor, views: Views, told: Heard, rows: Rows) -> Tensor:
+        return self.field.colour(features, views, told.frame, rows)
+
+    def still(self, told: Heard, directions: Tensor) -> Still:
+        return self.field.still(told.speech, told.eyes, told.frame, directions)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

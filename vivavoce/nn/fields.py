@@ -1,18 +1,24 @@
 """Parts of radiance fields: how points are described, how a frame's condition reaches them, density and colour networks.
 
 A frame's condition is one vector, its points are a hundred thousand: a layer over both costs what a layer over the points does
-when the condition's share is made once a frame (`Told`). The same sums, in another order.
+when the condition's share is made once a frame (`Told`), and the direction's once a ray (`Views`). The same sums, in another order.
+For a frame that is only drawn the condition goes into the weights themselves (`folded`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vivavoce.nn.grid import Grid
+from vivavoce.render.rays import shade
 from vivavoce.types import Clip
 
 SHIFT = 2.5  # of the logarithm of the density: an untrained head is half opaque, a sixteenth of its box deep
@@ -28,11 +34,27 @@ class Rows:
     def take(self, values: Tensor) -> Tensor:  # [count,C] -> [N,C], or [1,C] that broadcasts
         """Each point's row of `values`. By a product with zeros and ones: its gradient is a product too, where adding up a
         million points into eight rows would make a GPU wait for itself, in an order that differs from run to run."""
-        return values if self.index is None else self.share(values) @ values
+        return values if self.index is None else self.shares.to(values.dtype) @ values
 
-    def share(self, like: Tensor) -> Tensor:  # -> [N,count] of zeros and ones
+    def add(self, points: Tensor, values: Tensor) -> Tensor:  # [N,C], [count,C] -> [N,C]
+        """`points + take(values)`, written over `points`, which nobody else may need."""
+        return points.add_(values) if self.index is None else points.addmm_(self.shares.to(points.dtype), values)
+
+    @cached_property
+    def shares(self) -> Tensor:  # [N,count] of zeros and ones
         assert self.index is not None
-        return (self.index[:, None] == torch.arange(self.count, device=self.index.device)).to(like.dtype)
+        return (self.index[:, None] == torch.arange(self.count, device=self.index.device)).float()
+
+
+@dataclass(frozen=True)
+class Views:
+    """The rays that N points lie on."""
+
+    directions: Tensor  # [R,3] of length 1
+    ray: Tensor  # [N] int64
+
+    def take(self, values: Tensor) -> Tensor:  # [R,C] -> [N,C]
+        return values.index_select(0, self.ray)
 
 
 class _Exponential(torch.autograd.Function):
@@ -93,13 +115,30 @@ class Told(nn.Module):
             layers += [nn.ReLU(inplace=True), nn.Linear(a, b, bias=bias)]  # in place: a frame has a million of these
         self.rest = nn.Sequential(*layers)
 
-    def forward(self, points: Tensor, told: Tensor, rows: Rows) -> Tensor:  # [N,width], [T,told] -> [N,outs[-1]]
-        first = self.point(points)
-        return self.rest(first + rows.take(self.row(told)) if self.row is not None else first)
+    def forward(self, points: Tensor | Sequence[Tensor], told: Tensor, rows: Rows) -> Tensor:
+        """[N,width], in one piece or in several side by side, and [T,told] -> [N,outs[-1]]."""
+        return self.rest(self.before(points, told, rows))
+
+    def before(self, points: Tensor | Sequence[Tensor], told: Tensor, rows: Rows) -> Tensor:  # -> [N,outs[0]]
+        """The first layer, before it bends. Of pieces a sum of products: to lay a million rows side by side takes as long."""
+        parts = [points] if isinstance(points, Tensor) else list(points)
+        weights = self.point.weight.split([part.shape[1] for part in parts], 1)
+        first = functional.linear(parts[0], weights[0], self.point.bias)
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            first.addmm_(part.to(first.dtype), weight.t().to(first.dtype))
+        return first if self.row is None else rows.add(first, self.row(told))
+
+    @property
+    def linear(self) -> list[nn.Linear]:
+        """The layers over what is inside, one after another."""
+        return [layer for layer in self.rest if isinstance(layer, nn.Linear)]
 
 
 class Density(nn.Module):
     """Features of a point and the row's condition -> density and what its colour is made of (RAD-NeRF's sigma net).
+
+    Nothing bends between the last layer and the first of the colour's: what is given on to `Colour` is what that layer reads, and
+    the layer itself (`shown`) is multiplied into the other's, once for all points.
 
     Args:
         width: features of a point. told: numbers of the condition. hidden: of the layers.
@@ -109,9 +148,18 @@ class Density(nn.Module):
         super().__init__()
         self.net = Told(width, told, hidden, hidden, 1 + hidden)
 
-    def forward(self, points: Tensor, told: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:  # -> [N], [N,hidden]
-        out = self.net(points, told, rows)
-        return exponential(out[:, 0] + SHIFT), out[:, 1:]
+    def forward(self, points: Tensor | Sequence[Tensor], told: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:  # -> [N], [N,hidden]
+        inner = torch.relu_(self.net.linear[0](torch.relu_(self.net.before(points, told, rows))))
+        return exponential((inner @ self.last[0]).float() + SHIFT), inner
+
+    @property
+    def last(self) -> Tensor:  # [1+hidden,hidden]
+        return self.net.linear[-1].weight
+
+    @property
+    def shown(self) -> Tensor:  # [hidden,hidden]
+        """The last layer without the density."""
+        return self.last[1:]
 
 
 class Colour(nn.Module):
@@ -123,11 +171,31 @@ class Colour(nn.Module):
 
     def __init__(self, width: int = 64, code: int = 4, hidden: int = 64) -> None:
         super().__init__()
+        self.width = width
         self.net = Told(width + 16, code, hidden, 3)
 
-    def forward(self, features: Tensor, directions: Tensor, code: Tensor, rows: Rows) -> Tensor:  # -> [N,3] in 0..1
-        at = torch.cat([features, spherical(directions)], 1)
-        return torch.sigmoid(self.net(at, code, rows)) * 1.002 - 0.001  # so that black and white are reached
+    def forward(self, inner: Tensor, shown: Tensor, views: Views, code: Tensor, rows: Rows) -> Tensor:
+        """Colour [N,3] in 0..1 of points whose features are `inner` [N,K] times the layer `shown` [width,K], not yet multiplied."""
+        tint, view = self.net.point.weight.split((self.width, 16), 1)
+        first = functional.linear(inner, tint @ shown).addmm_(views.take(spherical(views.directions)), view.t())
+        assert self.net.row is not None
+        return tinted(self.net.rest(rows.add(first, self.net.row(code))))
+
+    def from_rays(self, directions: Tensor, code: Tensor) -> Tensor:  # [R,3], [1,code] -> [R,hidden]
+        """What direction and code add to the layer inside."""
+        assert self.net.row is not None
+        return spherical(directions) @ self.net.point.weight[:, self.width :].t() + self.net.row(code)
+
+
+def tinted(out: Tensor) -> Tensor:
+    """Numbers -> colours; a little beyond 0..1, so that black and white are reached."""
+    return torch.sigmoid(out) * (1 + 2 * shade.BEYOND) - shade.BEYOND
+
+
+def folded(last: Tensor, shine: Colour, **layers: Any) -> shade.Net:
+    """The density net's last layer [1+K,K] joined with the colour net; `layers`: the other fields of the `shade.Net` of a frame."""
+    tint = shine.net.point.weight[:, : shine.width] @ last[1:]
+    return shade.Net(solid=last[0], shift=SHIFT, tint=tint, last=shine.net.linear[-1].weight, **layers)
 
 
 class Individual(nn.Module):
@@ -156,9 +224,7 @@ class AmbientField(nn.Module):
         individual: numbers that belong to one training frame alone.
     """
 
-    def __init__(
-        self, levels: int, finest: int, table: int, ambient: int, told: int, wide: int, hidden: int, individual: int
-    ) -> None:
+    def __init__(self, levels: int, finest: int, table: int, ambient: int, told: int, wide: int, hidden: int, individual: int) -> None:
         super().__init__()
         self.places = Grid(3, levels, 2, 16, finest, table, "tiled")
         self.around = Grid(ambient, levels, 2, 16, finest, table, "tiled")
@@ -167,8 +233,27 @@ class AmbientField(nn.Module):
         self.shine = Colour(hidden, individual, hidden)
 
     def density(self, points: Tensor, told: Tensor, eyes: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Density [N], features of the colour [N,hidden], and how far the ambient coordinate is from zero [N]."""
+        """Density [N], what the colour is made of [N,hidden], and how far the ambient coordinate is from zero [N]."""
         here = self.places(points)
         coordinate = torch.tanh(self.listen(here, told, rows))
-        density, features = self.solid(torch.cat([here, self.around((coordinate + 1) / 2)], 1), eyes, rows)
-        return density, features, coordinate.abs().sum(1)
+        density, inner = self.solid([here, self.around((coordinate + 1) / 2)], eyes, rows)
+        return density, inner, coordinate.abs().sum(1)
+
+    def colour(self, inner: Tensor, views: Views, frame: Tensor, rows: Rows) -> Tensor:  # -> [N,3]
+        return self.shine(inner, self.solid.shown, views, frame, rows)
+
+    def still(self, told: Tensor, eyes: Tensor, frame: Tensor, directions: Tensor) -> shade.Still:
+        """The field of one frame (`told`, `eyes`, `frame` [1,...]), to be drawn on rays of these directions [R,3]."""
+        net, wide = self.solid.net, self.places.width
+        assert net.row is not None and self.listen.row is not None
+        first = net.point.weight.split((wide, self.around.width), 1)
+        made = folded(self.solid.last, self.shine, first=first, bias=net.row(eyes)[0], second=net.linear[0].weight)
+        look = shade.colours(made, self.shine.from_rays(directions, frame))
+        second, third = self.listen.linear
+        hear = shade.coordinates(self.listen.point.weight, self.listen.row(told)[0], second.weight, third.weight)
+
+        def ask(points: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+            here = self.places(points, dtype=look.dtype)
+            return look([here, self.around(hear(here), dtype=look.dtype)], ray)
+
+        return ask

@@ -7,7 +7,8 @@ are drawn, what they are compared with and when which part learns stands here. A
     self.room.start(source, avatar.signals(source))                 # in setup: box, occupancy, torso, statistics of the cameras
     told = self.tell(clip)                                          # a NamedTuple of tensors [T,...]: any condition it likes
     density, features, aside = self.density(points, told, rows)     # [N,3] in 0..1 of the box -> [N], [N,F], [N]
-    colour = self.colour(features, directions, told, rows)          # [N,3]
+    colour = self.colour(features, views, told, rows)               # [N,3]; views: the rays that the points lie on
+    look = self.still(told, directions)                             # if it can: both, for one row that is only drawn, in fewer sums
     self.room.render(self, told, clip)                              # -> [T,3,H,W]
     self.room.refresh(self, told, step)                             # in update: which cells of the box hold something
     self.room.losses(self, told, clip, step)                        # -> named scalars
@@ -20,7 +21,7 @@ Three stages, by the Recipe: the head before the true torso and background; then
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -35,10 +36,11 @@ from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.nn import avatar
 from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals, pose_code
-from vivavoce.nn.fields import Rows
+from vivavoce.nn.fields import Rows, Views
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
+from vivavoce.render.rays.shade import Still
 from vivavoce.types import Camera, Clip, InputError, Source
 
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
@@ -91,7 +93,7 @@ class Field(Protocol):
 
     def density(self, points: Tensor, told: Any, rows: Rows) -> tuple[Tensor, Tensor, Tensor]: ...
 
-    def colour(self, features: Tensor, directions: Tensor, told: Any, rows: Rows) -> Tensor: ...
+    def colour(self, features: Tensor, views: Views, told: Any, rows: Rows) -> Tensor: ...
 
 
 class Traced(NamedTuple):
@@ -227,18 +229,31 @@ class Radiance(nn.Module):
             origins, directions = (part[0] for part in rays.cast(camera[t : t + 1], size))
             one = type(told)(*(part[t : t + 1] for part in told))
 
-            def ask(positions: Tensor, ray: Tensor, one: Any = one, directions: Tensor = directions) -> tuple[Tensor, Tensor]:
-                with quick_products():
-                    density, features, _ = field.density(self.inside(positions), one, Rows(None, 1))
-                    return density / self.depth, field.colour(features, directions[ray], one, Rows(None, 1))
-
             low, high = self.occupancy.low, self.occupancy.high
             ends = rays.box(origins, directions, low, high)
             turn = TURN.get(origins.device.type, TURN_ELSEWHERE)
-            seen = rays.trace(origins, directions, *ends, self.occupancy, ask, self.step, self.recipe.most, turn=turn)
+            seen = rays.trace(
+                origins, directions, *ends, self.occupancy, self._asked(field, one, directions), self.step, self.recipe.most, turn=turn
+            )
             pictures.append(torch.cat([seen.features, seen.opacity[:, None]], 1).t().unflatten(1, size))
             depths.append((seen.depth / seen.opacity.clamp_min(1e-6)).unflatten(0, size))
         return torch.stack(pictures), torch.stack(depths)
+
+    def _asked(self, field: Field, told: Any, directions: Tensor) -> rays.Field:
+        """A row of `told` as the field that rays are traced through; on a GPU with networks in half precision."""
+        still: Callable[[Any, Tensor], Still] | None = getattr(field, "still", None)
+        look = still(told, directions) if still else None
+        depth, rows = self.depth, Rows(None, 1)
+
+        def ask(positions: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+            if look is not None:
+                density, colour = look(self.inside(positions), ray)
+                return density / depth, colour
+            with torch.autocast(positions.device.type, torch.float16, enabled=positions.is_cuda):
+                density, features, _ = field.density(self.inside(positions), told, rows)
+                return density.float() / depth, field.colour(features, Views(directions, ray), told, rows).float()
+
+        return ask
 
     def render(self, field: Field, told: Any, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says."""
@@ -257,7 +272,7 @@ class Radiance(nn.Module):
         rows = Rows(samples.ray // each, count)
         with quick_products():
             density, features, aside = field.density(self.inside(samples.positions), told, rows)
-            colour = field.colour(features, directions.reshape(-1, 3)[samples.ray], told, rows)
+            colour = field.colour(features, Views(directions.reshape(-1, 3), samples.ray), told, rows)
         drawn = rays.composite(density.float() / self.depth, colour.float(), samples)  # whatever precision the networks were run in
         along = drawn.weights.new_zeros(count * each).index_add(0, samples.ray, drawn.weights * aside.float())
         return Traced(*(part.unflatten(0, (count, each)) for part in (drawn.features, drawn.opacity, along)))

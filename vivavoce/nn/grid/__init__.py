@@ -4,6 +4,7 @@
     features = grid(points, open_levels=None)       # [N,3] in 0..1 -> [N,grid.width], level after level
     planes = TriPlane(levels=12, features=1, base=64, finest=512, log2_table=14)
     features = planes(points, open_levels=None)     # [N,3] in 0..1 -> [N,planes.width]: xy, then yz, then xz
+    features = grid(points, dtype=torch.float16)    # for drawing: no gradients
 
 A level that fits the table is dense, in any kind. One that does not is hashed (instant-NGP), or "tiled" (torch-ngp: the index
 modulo the size of the table, without the dimensions whose stride exceeds it), or an error for "dense". Entries and their order
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from types import ModuleType
 
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
 from torch import Tensor, nn
@@ -47,23 +49,58 @@ def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> st
     return name if dtype == pytorch.float32 and name in BACKENDS and importlib.util.find_spec(name) else "torch"
 
 
-def read(points: Tensor, table: Tensor, layout: Plan, open_levels: float | None = None, backend: str = "auto") -> Tensor:
-    """Features [N,levels*F] of points [N,dims] in a table [entries,F] of this layout; what `Grid` calls.
-
-    Raises InputError for a back end that is not there, ValueError for shapes that do not fit.
-    """
-    if points.dim() != 2 or points.shape[1] != layout.dims:
-        raise ValueError(f"points have shape {tuple(points.shape)}: [N,{layout.dims}] wanted")
+def _load(backend: str, like: Tensor) -> ModuleType:
     if backend == "auto":
-        backend = choose(table.device, table.dtype)
+        backend = choose(like.device, like.dtype)
     if backend not in BACKENDS:
         raise InputError(f"back end {backend}", "is not known to nn.grid", f"use auto or one of {', '.join(BACKENDS)}")
     if backend != "torch" and importlib.util.find_spec(backend) is None:
         raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
+    return importlib.import_module(f"{__name__}.{backend}")
+
+
+def _shares(layout: Plan, open_levels: float | None) -> tuple[float, ...]:
     count = len(layout.levels)
-    shares = (1.0,) * count if open_levels is None else tuple(min(max(open_levels - level, 0.0), 1.0) for level in range(count))
-    found: Tensor = importlib.import_module(f"{__name__}.{backend}").read(points.to(table.dtype), table, layout, shares)
+    return (1.0,) * count if open_levels is None else tuple(min(max(open_levels - level, 0.0), 1.0) for level in range(count))
+
+
+def read(
+    points: Tensor,
+    table: Tensor,
+    layout: Plan,
+    open_levels: float | None = None,
+    backend: str = "auto",
+    dtype: pytorch.dtype | None = None,
+) -> Tensor:
+    """Features [N,levels*F] of points [N,dims] in a table [entries,F] of this layout; what `Grid` calls.
+
+    dtype: of the features, where it is not the table's; then they have no gradients.
+    Raises InputError for a back end that is not there, ValueError for shapes that do not fit.
+    """
+    if points.dim() != 2 or points.shape[1] != layout.dims:
+        raise ValueError(f"points have shape {tuple(points.shape)}: [N,{layout.dims}] wanted")
+    if dtype not in (None, table.dtype):
+        return _several(points, [table], layout, (tuple(range(layout.dims)),), open_levels, backend, dtype)
+    found: Tensor = _load(backend, table).read(points.to(table.dtype), table, layout, _shares(layout, open_levels))
     return found
+
+
+def _several(
+    points: Tensor,  # [N,D]
+    tables: list[Tensor],  # of one layout
+    layout: Plan,
+    axes: tuple[tuple[int, ...], ...],  # of the points, for each table
+    open_levels: float | None,
+    backend: str,
+    dtype: pytorch.dtype | None,
+) -> Tensor:  # [N,tables*levels*F]
+    """Features from several tables side by side."""
+    module, shares, points = _load(backend, tables[0]), _shares(layout, open_levels), points.to(tables[0].dtype)
+    if hasattr(module, "several") and not points.requires_grad:
+        found: Tensor = module.several(points, tables, layout, shares, axes, dtype or tables[0].dtype)
+        return found
+    parts = [module.read(points[:, list(a)], table, layout, shares) for a, table in zip(axes, tables, strict=True)]
+    return pytorch.cat(parts, -1).to(dtype or tables[0].dtype)
 
 
 class Grid(nn.Module):
@@ -99,8 +136,9 @@ class Grid(nn.Module):
         self.table = nn.Parameter(pytorch.empty(self.layout.entries, features).uniform_(-START, START))
         self.width = levels * features
 
-    def forward(self, points: Tensor, open_levels: float | None = None) -> Tensor:  # [N,dims] in 0..1 -> [N,width]
-        return read(points, self.table, self.layout, open_levels, self.backend)
+    def forward(self, points: Tensor, open_levels: float | None = None, dtype: pytorch.dtype | None = None) -> Tensor:
+        """[N,dims] in 0..1 -> [N,width]."""
+        return read(points, self.table, self.layout, open_levels, self.backend, dtype)
 
 
 class TriPlane(nn.Module):
@@ -119,7 +157,10 @@ class TriPlane(nn.Module):
     ) -> None:
         super().__init__()
         self.planes = nn.ModuleList(Grid(2, levels, features, base, finest, log2_table, kind, smooth, backend) for _ in PLANES)
-        self.width = 3 * levels * features
+        self.width, self.backend = 3 * levels * features, backend
 
-    def forward(self, points: Tensor, open_levels: float | None = None) -> Tensor:  # [N,3] in 0..1 -> [N,width]
-        return pytorch.cat([grid(points[:, list(axes)], open_levels) for grid, axes in zip(self.planes, PLANES, strict=True)], -1)
+    def forward(self, points: Tensor, open_levels: float | None = None, dtype: pytorch.dtype | None = None) -> Tensor:
+        """[N,3] in 0..1 -> [N,width]."""
+        layout: Plan = self.planes[0].layout  # type: ignore[assignment]
+        tables: list[Tensor] = [plane.table for plane in self.planes]  # type: ignore[misc]
+        return _several(points, tables, layout, PLANES, open_levels, self.backend, dtype)

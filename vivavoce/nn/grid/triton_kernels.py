@@ -12,9 +12,9 @@ import triton.language as tl
 
 
 @triton.jit
-def _axis(points, i, live, scale, AXIS: tl.constexpr, DIMS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Lower vertex, place above it, whether the coordinate is NaN, and whether it lies in 0..1."""
-    x = tl.load(points + i * DIMS + AXIS, mask=live, other=0.0)
+def _axis(points, i, live, scale, AXIS: tl.constexpr, ROW: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Lower vertex, place above it, whether the coordinate is NaN, and whether it lies in 0..1. ROW: numbers a point has."""
+    x = tl.load(points + i * ROW + AXIS, mask=live, other=0.0)
     inside = (x >= 0) & (x <= 1)
     place = tl.where(x > 0, x, 0.0)
     place = tl.where(place < 1, place, 1.0) * scale + 0.5
@@ -44,10 +44,12 @@ def _smooth(share, SMOOTH: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def read(  # type: ignore[no-untyped-def]
-    points, table, starts, numbers, floats, out, grad, count, levels,
-    DIMS: tl.constexpr, FEATURES: tl.constexpr, WIDE: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr, PULL: tl.constexpr,
+    points, table, starts, numbers, floats, out, grad, count, width,
+    DIMS: tl.constexpr, FEATURES: tl.constexpr, WIDE: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
+    ROW: tl.constexpr, X: tl.constexpr, Y: tl.constexpr, Z: tl.constexpr, PULL: tl.constexpr,
 ):  # fmt: skip
-    """points [N,D] and a table [E,F] -> out [N,L*F]; with PULL, `out` is what pulls and `grad` [E,F] is added to instead.
+    """Columns X, Y, Z of points [N,ROW] and a table [E,F] -> L*F columns of out [N,width]; with PULL, `out` is what pulls and
+    `grad` [E,F] is added to instead.
 
     numbers [L,4]: multipliers of y and z, hashed, mask. floats [L,2]: scale, share that is open.
     """
@@ -59,23 +61,23 @@ def read(  # type: ignore[no-untyped-def]
     times_y, times_z = tl.load(numbers + level * 4), tl.load(numbers + level * 4 + 1)
     hashed, mask = tl.load(numbers + level * 4 + 2), tl.load(numbers + level * 4 + 3)
     scale, share = tl.load(floats + level * 2), tl.load(floats + level * 2 + 1)
-    a, fx, lost, _ = _axis(points, i, live, scale, 0, DIMS)
-    b, fy, lost_y, _ = _axis(points, i, live, scale, 1, DIMS)
+    a, fx, lost, _ = _axis(points, i, live, scale, X, ROW)
+    b, fy, lost_y, _ = _axis(points, i, live, scale, Y, ROW)
     lost = lost | lost_y
     c, fz = a, fx
     if DIMS == 3:
-        c, fz, lost_z, _ = _axis(points, i, live, scale, 2, DIMS)
+        c, fz, lost_z, _ = _axis(points, i, live, scale, Z, ROW)
         lost = lost | lost_z
     fx, fy, fz = _smooth(fx, SMOOTH), _smooth(fy, SMOOTH), _smooth(fz, SMOOTH)
     b, c = b * times_y, c * times_z
     up_b, up_c = b + times_y, c + times_z
-    row = out + (i * levels + level)[:, None] * FEATURES + f[None, :]
+    row = out + (i * width + level * FEATURES)[:, None] + f[None, :]
     within = live[:, None] & (f < FEATURES)[None, :]
     total = tl.zeros((BLOCK, WIDE), tl.float32)
     useful = within & (lost == 0)[:, None] & (total + share > 0)
     pull = total
     if PULL:
-        pull = tl.load(row, mask=useful, other=0.0)
+        pull = tl.load(row, mask=useful, other=0.0).to(tl.float32)
     for corner in tl.static_range(1 << DIMS):
         weight = (fx if corner & 1 else 1.0 - fx) * (fy if corner & 2 else 1.0 - fy) * share
         if DIMS == 3:

@@ -1,0 +1,91 @@
+"""Networks of a frame: folded, they are what the field says; the kernels against the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.synthetic import SyntheticPerson
+from vivavoce import registry
+from vivavoce.nn.fields import Rows, Views
+from vivavoce.render.rays import shade
+from vivavoce.types import InputError
+
+METHODS = ["er_nerf", "geneface", "r2_talker", "rad_nerf"]
+
+
+def some_net(parts: int, gates: bool, bend: bool, hidden: int = 24, inside: int = 20) -> tuple[shade.Net, list[Tensor], Tensor, Tensor]:
+    """A net, features, views and rays of 150 points; widths that are no powers of two."""
+    draw = torch.Generator().manual_seed(0)
+
+    def make(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw) / (shape[-1] ** 0.5 if len(shape) > 1 else 4)
+
+    widths = [18, 7][:parts]
+    gate = shade.Gates(make(12, 18), make(hidden, 12), make(5, 18), make(2, 5), make(hidden, 2)) if gates else None
+    net = shade.Net(
+        tuple(make(hidden, width) for width in widths), make(hidden), make(hidden, hidden), make(hidden), 1.5, make(inside, hidden),
+        make(3, inside), make(hidden) if bend else None, gate,
+    )  # fmt: skip
+    ray = torch.randint(9, (150,), generator=draw)
+    return net, [torch.randn(150, width, generator=draw) for width in widths], make(9, inside), ray
+
+
+def kernels_are_the_oracle(device: str) -> None:
+    for parts, gates, bend in ((1, True, False), (1, False, True), (2, False, False)):
+        net, features, views, ray = some_net(parts, gates, bend)
+        wanted = shade.colours(net, views, "torch")(features, ray)
+        found = shade.colours(_there(net, device), views.to(device), "triton")([part.to(device) for part in features], ray.to(device))
+        torch.testing.assert_close(found[0].cpu().log(), wanted[0].log(), atol=1e-2, rtol=0)
+        torch.testing.assert_close(found[1].cpu(), wanted[1], atol=2e-3, rtol=0)
+    layers = torch.randn(24, 18), torch.randn(24), torch.randn(20, 24) / 5, torch.randn(3, 20) / 5
+    heard = torch.randn(150, 18)
+    first, bias, second, third = (layer.to(device) for layer in layers)
+    place = shade.coordinates(first, bias, second, third, "triton")(heard.to(device)).cpu()
+    torch.testing.assert_close(place, shade.coordinates(*layers, "torch")(heard), atol=5e-3, rtol=0)
+    net, features, views, ray = some_net(1, False, False)
+    nothing = shade.colours(_there(net, device), views.to(device), "triton")([features[0][:0].to(device)], ray[:0].to(device))
+    assert nothing[0].shape == (0,) and nothing[1].shape == (0, 3)
+
+
+def _there(net: shade.Net, device: str) -> shade.Net:
+    """On the device."""
+    gates = net.gates and shade.Gates(*(part.to(device) for part in net.gates))
+    first = tuple(part.to(device) for part in net.first)
+    others: dict[str, Any] = {name: part.to(device) for name, part in net._asdict().items() if isinstance(part, Tensor)}
+    return net._replace(first=first, gates=gates, **others)
+
+
+@pytest.mark.gpu
+def test_the_kernels_are_the_oracle() -> None:
+    kernels_are_the_oracle("cuda")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_frame_folded_is_the_field(name: str) -> None:
+    """Density and colour of points, whatever the weights and the condition."""
+    torch.manual_seed(0)
+    method = registry.create(name, "tiny").eval()
+    for parameter in method.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    clip = SyntheticPerson(window=method.window, space="landmarks").clip([3], method.needs)
+    clip.speech = torch.randn(1, sum(method.window), 8)  # an untrained method hears eight features
+    with torch.no_grad():
+        told = method.tell(clip)  # type: ignore[operator]
+        points, directions = torch.rand(200, 3), torch.nn.functional.normalize(torch.randn(7, 3), dim=1)
+        ray = torch.randint(7, (200,))
+        density, features, _ = method.density(points, told, Rows(None, 1))  # type: ignore[operator]
+        colour = method.colour(features, Views(directions, ray), told, Rows(None, 1))  # type: ignore[operator]
+        found = method.still(told, directions)(points, ray)  # type: ignore[operator]
+    torch.testing.assert_close(found[0], density, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], colour, rtol=0, atol=1e-5)
+    assert colour.std() > 0.01 and density.std() > 0
+
+
+def test_a_back_end_that_is_not_there_is_told() -> None:
+    net, _, views, _ = some_net(1, False, False)
+    with pytest.raises(InputError, match="cuda"):
+        shade.colours(net, views, "cuda")
