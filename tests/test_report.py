@@ -19,10 +19,10 @@ from tests.films import steady, tone
 from tests.test_checks import Alone, speech, syllables
 from vivavoce.face import regions
 from vivavoce.media import audio, frames, probe, write_audio, write_image
-from vivavoce.prepare import Folder, cameras, checks, report, shots, tracking
+from vivavoce.prepare import Folder, cameras, checks, report, shots, tracking, units
 from vivavoce.prepare.folder import Options
 from vivavoce.prepare.report_curves import plot, thinned
-from vivavoce.prepare.report_pictures import Tracked, chosen_pieces
+from vivavoce.prepare.report_pictures import PARSING, TILE, Tracked, chosen_pieces, heard, laid_back
 from vivavoce.types import InputError
 
 HER = replace(Scene(), turning=1.5)
@@ -53,6 +53,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     write_image(place / "bc.jpg", a[0])
     write_audio(place / "aud.wav", [speech(opening, 0.2)])
     steady(place / "film.mp4", seconds=2, sound=tone(2, 16000), sound_rate=16000)
+    np.save(place / "aud.npy", np.random.default_rng(0).normal(size=(140, 2, 40)).astype(np.float16))
+    rows = np.zeros((140, 2, 67), np.float32)
+    rows[:, 0, 0] = rows[:, 1, 1] = 1
+    rows[:, 0, 2] = np.arange(140) * 2 / SIZE  # a pixel to the right each frame
+    np.save(place / "body.npy", rows)
     made.choose(Options(force=True, speech=("whisper", "hubert")))
     made.update(background={"seen": 0.2, "steady": 1.0}, body={"followed": 140}, artefacts={"frames": {"version": 1, "seconds": 2.5}})
     shots.run(made, silent)
@@ -61,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         checks.run(made, silent)
     tracking.run(made, silent)
     cameras.run(made, silent)
+    units.run(made, silent)
     report.run(made, silent)
     report.verify(made)
     return made
@@ -105,26 +111,36 @@ def test_the_page_is_whole_and_alone(folder: Folder) -> None:
     page = page_of(folder)
     assert not page.open and ("title", {}) in page.seen and "a<b>&c" in page.texts
     addresses = [a[key] for _, a in page.seen for key in ("src", "href", "poster", "data") if key in a]
-    assert len(addresses) == 7 and all((a or "").startswith("data:") for a in addresses)
+    assert len(addresses) == 9 and all((a or "").startswith("data:") for a in addresses)
     text = folder.file("report.html").read_text("utf-8")
     assert "<script" not in text and "@import" not in text and not re.search(r"url\((?!data:)", text) and "http" not in text
-    assert sum(tag == "svg" for tag, _ in page.seen) == 4
+    assert sum(tag == "svg" for tag, _ in page.seen) == 5
     assert {p.name for p in folder.path.iterdir() if p.name.startswith(".")} <= {".lock"}  # nothing half-made stays
 
 
 def test_the_pictures_are_those_of_the_folder(folder: Folder) -> None:
     pictures = {a["alt"]: Image.open(io.BytesIO(data(a["src"]))).convert("RGB") for tag, a in page_of(folder).seen if tag == "img"}
     assert set(pictures) == {
-        *("frames and landmarks", "tracked mesh", "parsing", "body without its head", "person over the plate", "background plate")
-    }  # fmt: skip
+        *("frames and landmarks", "tracked mesh", PARSING, "body without its head", "person over the plate", "background plate"),
+        *("clothes laid on one picture of them, where they should stand still", "speech features"),
+    }
     kept = np.flatnonzero(folder.kept)
     shown = np.asarray(pictures["person over the plate"]).astype(float)
     last = np.asarray(Image.open(folder.file("gt_imgs", f"{kept[-1]}.jpg")).resize((150, 150))).astype(float)
     assert shown.shape == (150, 8 * 150, 3) and np.abs(shown[:, -150:] - last).mean() < 8
     body = np.asarray(pictures["body without its head"]).astype(int)
     assert np.ptp(body[40:60, 40:80], 2).max() < 25 and body[40:60, 40:80].std() > 15  # the board shines through above
-    parsing = np.asarray(pictures["parsing"]).astype(int)
+    parsing = np.asarray(pictures[PARSING]).astype(int)
     assert (parsing[60:70, 60:70, 2] > parsing[60:70, 60:70, 0]).all()  # head: blue
+
+
+def test_clothes_are_laid_back_and_speech_is_seen(folder: Folder) -> None:
+    frame, shift = 30, 30 * TILE // SIZE
+    laid = laid_back(folder, frame).astype(int)
+    picture = np.asarray(Image.open(folder.image(frame)).resize((TILE, TILE), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(laid[:, : TILE - shift] - picture[:, shift:]).mean() < 4 < np.abs(laid - picture).mean()
+    said = heard(folder, 10, 60)
+    assert said.shape == (96, 900, 3) and 30 < said.std() < 90  # 32 rows of three px, 100 steps of nine
 
 
 def test_the_film_shows_the_mesh_with_its_sound(folder: Folder, tmp_path: Path) -> None:
@@ -158,7 +174,7 @@ def test_the_verdicts_are_told(folder: Folder) -> None:
 
 def test_the_curves_are_those_of_the_clip(folder: Folder) -> None:
     text = folder.file("report.html").read_text("utf-8")
-    assert len(re.findall('class="mark"', text)) == 3 + 1 and len(re.findall('class="out"', text)) == 3
+    assert len(re.findall('class="mark"', text)) == 4 + 1 and len(re.findall('class="out"', text)) == 4
     drawn = plot({"a": np.array([0.0, np.nan, 1.0, 0.5, 2.0])}, "x", (0, 1), spacing=1.0)
     (line,) = re.findall(r'class="curve"[^>]*d="([^"]*)"', drawn)
     assert line == "M44.0 128.0M478.0 8.0L695.0 68.0L912.0 8.0"  # a gap at the NaN; beyond the limits is held at them

@@ -29,6 +29,7 @@ PASS, WARN, REFUSE = "pass", "warn", "refuse"
 LOOKS = 24  # pictures looked at
 PIECE = 500  # frames whose landmarks are held at once
 TURNED = 35.0  # degrees to the side at which the far half of the mouth is hidden
+UNITS = ("%", "px", "s", "ms", "dB")  # told with a limit as well
 RIVAL = 0.4  # of the main face's height: as large as this, another face may be taken for it
 
 
@@ -98,8 +99,10 @@ def judged(check: Check, value: float) -> Verdict:
     beyond = [limit is not None and sign * value > sign * limit for limit in (check.warn, check.refuse)]
     verdict = REFUSE if beyond[1] else WARN if beyond[0] else PASS
     shown = [f"{v * check.scale:.{check.digits}f}" for v in (value, check.warn, *(() if check.refuse is None else (check.refuse,)))]
-    limit = f"{'at least' if check.low else 'at most'} {shown[1]}"
-    limit += f", refused {'below' if check.low else 'above'} {shown[2]}" if check.refuse is not None else ""
+    unit = check.what.partition("{}")[2].split()[:1]
+    after = f" {unit[0]}" if unit and unit[0] in UNITS else ""
+    limit = f"{'at least' if check.low else 'at most'} {shown[1]}{after}"
+    limit += f", refused {'below' if check.low else 'above'} {shown[2]}{after}" if check.refuse is not None else ""
     return Verdict(check.name, check.what.format(shown[0]), shown[0], limit, verdict, check.advice if verdict != PASS else "")
 
 
@@ -108,6 +111,9 @@ def judged_sync(found: sync.Sync | None) -> Verdict:
     shown = judged(OFFSET, abs(found.offset) if found is not None else 0.0)
     if found is None or found.confidence < sync.SURE:
         why = "the lips do not follow the sound clearly enough to tell its offset"
+        if found is not None:
+            way = "after" if found.offset > 0 else "before"
+            why += f" (perhaps {abs(found.offset) * 1000:.0f} ms {way}; confidence {found.confidence:.1f}, believed from {sync.SURE:.0f})"
         advice = "see that the person in the picture is the one who is heard, and that the clip has 20 s of speech or more"
         return Verdict("sync", why, "?", shown.limit, WARN, advice)
     way = "after" if found.offset > 0 else "before"

@@ -20,11 +20,12 @@ from vivavoce.face import regions
 from vivavoce.media import read_image
 from vivavoce.prepare import Folder, Progress, Step, checks, measures, sync
 from vivavoce.prepare.report_curves import plot
-from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, strips
+from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, heard, strips
 from vivavoce.types import FPS, InputError
 
 CLOSE = 12.0  # s of the mouth shown larger
 PLATE = 300  # px, height of the plate
+UNITS = {"brow up (1)": "AU01_r", "smile (12)": "AU12_r", "lips part (25)": "AU25_r", "blink (45)": "AU45_r"}  # shown of au.csv
 # What a choice of the user's brings with it, and what every folder uses: names of the catalogue.
 WEIGHTS = {
     "whisper": ("whisper_tiny_en",), "wav2vec2": ("wav2vec2_base",), "hubert": ("hubert_large",), "xlsr": ("xlsr_53",),
@@ -112,7 +113,7 @@ def html(
     name = escape(str(folder.clip["id"]))
     parts = ", ".join(f"{first / FPS:.1f} to {end / FPS:.1f} s" for first, end in pieces)
     plate = encoded(fitted(read_image(folder.file("bc.jpg")), PLATE))
-    figures = [_figure(title, f'<img src="{data}" alt="{escape(title)}">') for title, data in pictures.items()]
+    figures = [_figure(title, _image(data, title)) for title, data in pictures.items()]
     return "\n".join(
         [
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head><body>',
@@ -121,7 +122,8 @@ def html(
             table(verdicts),
             "<h2>What was made</h2>",
             *figures,
-            _figure("background plate", f'<img src="{plate}" alt="background plate">'),
+            _figure("background plate: what no frame shows goes on softly from what is around it", _image(plate, "background plate")),
+            *heard_figure(folder),
             "<h2>Tracking</h2>",
             _figure(f"the mesh over the frames, {parts}", f'<video src="{moving}" controls loop playsinline></video>'),
             "<h2>Curves</h2>",
@@ -137,6 +139,26 @@ def html(
 
 def _figure(title: str, inside: str) -> str:
     return f"<figure>{inside}<figcaption>{escape(title)}</figcaption></figure>"
+
+
+def _image(data: str, title: str) -> str:
+    return f'<img src="{data}" alt="{escape(title)}">'
+
+
+def heard_figure(folder: Folder) -> list[str]:
+    """Speech features of the liveliest part."""
+    if not folder.file("aud.npy").is_file():
+        return []
+    length = min(round(CLOSE * FPS), folder.frames)
+    first = _liveliest(loudness(folder), length)
+    title = f"speech features, {first / FPS:.1f} to {(first + length) / FPS:.1f} s, a column each 20 ms: flat where nothing is said"
+    return [_figure(title, _image(encoded(heard(folder, first, first + length)), "speech features"))]
+
+
+def loudness(folder: Folder) -> NDArray[np.float64]:  # -> [T] 0..1
+    """Of each frame, -60 to -10 dB."""
+    levels, _, _ = measures.loudness(checks.sound(folder))
+    return np.clip((levels[: folder.frames] + 60) / 50, 0, 1)
 
 
 def facts(folder: Folder) -> str:
@@ -177,8 +199,7 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
     turn = seen.turn - np.nanmedian(seen.turn, 0)
     reach = float(np.nanpercentile(np.abs(turn), 99.5)) + 2
     eyes = np.load(folder.file("blendshapes.npy"), mmap_mode="r")[:, [regions.BLENDSHAPES.index(f"eyeBlink{s}") for s in ("Left", "Right")]]
-    levels, _, _ = measures.loudness(checks.sound(folder))
-    loud = np.clip((levels[: folder.frames] + 60) / 50, 0, 1)
+    loud = loudness(folder)
     mouth = seen.opening / max(float(np.nanpercentile(seen.opening, 99.5)), 1e-6)
     heard = {"mouth opening": mouth, "loudness": loud}
     first = _liveliest(loud, round(CLOSE * FPS))
@@ -189,6 +210,8 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
         plot({"left eye": 1 - eyes[:, 0], "right eye": 1 - eyes[:, 1]}, "eyes, 1 open", (0, 1), shaded=shaded, marks=marks),
         plot(heard, "mouth and loudness (-60 to -10 dB)", (0, 1), shaded=shaded, marks=marks),
     ]
+    if units := action_units(folder):
+        out.append(plot(units, "action units of au.csv, 0 to 5", (0, 5), shaded=shaded, marks=marks))
     if folder.frames > 2 * CLOSE * FPS:
         out.append(plot(near, "the same, closer", (0, 1), start=first / FPS))
     found = folder.clip.get("sync")
@@ -199,6 +222,17 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
         step, sure = 1000 / FPS, found["confidence"] >= sync.SURE
         out.append(plot({"correlation": curve}, label, span, -sync.LAGS * step, step, "ms", marks=[found["offset"] * 1000] * sure))
     return out
+
+
+def action_units(folder: Folder) -> dict[str, NDArray[np.float64]]:  # name -> [T]
+    """Some columns of au.csv; none where it is not there."""
+    path = folder.file("au.csv")
+    if not path.is_file():
+        return {}
+    names = [n.strip() for n in path.read_text("utf-8").partition("\n")[0].split(",")]
+    wanted = {shown: names.index(unit) for shown, unit in UNITS.items() if unit in names}
+    table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    return {shown: table[:, column] for shown, column in wanted.items()}
 
 
 def _liveliest(loud: NDArray[np.float64], length: int) -> int:  # [T] -> first frame
@@ -242,4 +276,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, "is not whole", remedy)
 
 
-STEP = Step("report", 0, 1, ("checks", "cameras", "torso", "body", "units", "speech", "halves"), ("report.html",), run, verify)
+STEP = Step("report", 0, 2, ("checks", "cameras", "torso", "body", "units", "speech", "halves"), ("report.html",), run, verify)

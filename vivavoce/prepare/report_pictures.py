@@ -12,20 +12,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch.nn import functional
 
+from vivavoce.data import features
 from vivavoce.data.person import Person
 from vivavoce.face import pose, regions
 from vivavoce.face.mesh import triangles
 from vivavoce.media import Writer, audio_chunks, read_image
+from vivavoce.nn.torso import bent
 from vivavoce.prepare import Folder
 from vivavoce.prepare.rows import reader
-from vivavoce.types import FPS, HOP
+from vivavoce.types import FPS, HOP, STEPS
 
 Picture = NDArray[np.uint8]
 
 TILES = 8  # frames of a strip
 TILE = 150  # px, height of a tile
 FILM = 288  # px, height of the film
+WIDE, BANDS = 900, 32  # px, about, of the picture of speech features; its rows
+PARSING = "parsing: head blue, hair black, neck green, clothes red, inside of the mouth dark grey, teeth light grey"
 PIECES, PIECE = 3, 100  # parts of the film, frames of each
 LOOPS = (regions.OVAL, regions.EYE_LEFT, regions.EYE_RIGHT, regions.LIPS_OUTER, regions.LIPS_INNER)
 LINES = (regions.BROW_LEFT[:5], regions.BROW_RIGHT[:5], regions.NOSE)
@@ -108,29 +113,52 @@ class Tracked:
             mesh = mesh + torch.einsum("k,kpc->pc", self.expression[frame], self.basis)
         return np.asarray(pose.project(camera, mesh)[0].double())
 
-    def over(self, frame: int, height: int) -> Picture:
-        """The mesh drawn over the frame."""
-        picture = read_image(self.folder.image(frame))
-        small, points = fitted(picture, height), self.points(frame)
-        if points is None:
-            return small
+    def drawn(self, picture: Picture, points: NDArray[np.float64], height: int) -> Picture:
+        """The mesh over a picture, which is made that high; `points` px of it before."""
+        small = fitted(picture, height)
         layer = Image.fromarray(small)
         pen, at = ImageDraw.Draw(layer), points * (height / picture.shape[0])
         for a, b in self.edges:
             pen.line([*at[a], *at[b]], fill=(60, 220, 255))
         return np.asarray(Image.blend(Image.fromarray(small), layer, 0.45))
 
+    def over(self, frame: int, height: int) -> Picture:
+        """The mesh drawn over the frame."""
+        picture, points = read_image(self.folder.image(frame)), self.points(frame)
+        return fitted(picture, height) if points is None else self.drawn(picture, points, height)
+
     def near(self, frame: int) -> Picture:
-        """The same, the face alone."""
-        points = self.points(frame)
-        picture = self.over(frame, self.folder.size[0])
+        """The same, the face alone, as large as it is shown: of lines drawn in the frame and then reduced nothing would be left."""
+        picture, points = read_image(self.folder.image(frame)), self.points(frame)
         if points is None:
             return picture
         middle, half = (points.min(0) + points.max(0)) / 2, 0.65 * float(np.ptp(points[:, 1]))
         height, width = picture.shape[:2]
         half = min(half, height / 2, width / 2)
         x, y = (np.clip(middle, half, [width - half, height - half]) - half).astype(int).tolist()
-        return picture[y : y + int(2 * half), x : x + int(2 * half)]
+        part = picture[y : y + int(2 * half), x : x + int(2 * half)]
+        return self.drawn(part, points - [x, y], 2 * TILE)
+
+
+def laid_back(folder: Folder, frame: int) -> Picture:
+    """The frame with its clothes laid where they are in the canonical picture of the body: from tile to tile they stand still."""
+    row = torch.from_numpy(reader(folder.file("body.npy"), "")([frame]))
+    picture = torch.from_numpy(np.array(fitted(read_image(folder.image(frame)), TILE))).permute(2, 0, 1)[None].float()
+    grid = functional.affine_grid(torch.eye(2, 3)[None], list(picture.shape), align_corners=False)
+    if (moves := bent(row)) is not None:
+        grid = grid + functional.grid_sample(moves, grid, align_corners=True).permute(0, 2, 3, 1)
+    grid = grid @ row[:, None, :, :2].transpose(2, 3) + row[:, None, None, :, 2]
+    found = functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)[0]
+    return np.ascontiguousarray(found.permute(1, 2, 0).round().byte().numpy())
+
+
+def heard(folder: Folder, first: int, last: int) -> Picture:
+    """Speech features of some frames as a picture, a column a step: each number's way from its mean, in its standard deviations."""
+    table = features.steps(features.read(folder.file("aud.npy")))[first * STEPS : last * STEPS].astype(np.float32)
+    table = (table - table.mean(0)) / np.maximum(table.std(0), 1e-6)
+    rows = np.stack([part.mean(1) for part in np.array_split(table, min(BANDS, table.shape[1]), 1)])
+    shade = np.clip(128 + 64 * rows / max(float(rows.std()), 1e-6), 0, 255).astype(np.uint8)
+    return np.repeat(np.repeat(np.repeat(shade[..., None], 3, 2), 3, 0), max(1, WIDE // shade.shape[1]), 1)
 
 
 def strips(folder: Folder, frames: Sequence[int]) -> dict[str, str]:
@@ -139,9 +167,10 @@ def strips(folder: Folder, frames: Sequence[int]) -> dict[str, str]:
     makers: dict[str, tuple[str, Callable[[int], Picture]]] = {
         "frames and landmarks": ("landmarks.npy", lambda k: with_landmarks(folder, k)),
         "tracked mesh": ("track_params.pt", tracked.near),
-        "parsing": ("parsing", lambda k: parsed(folder, k)),
+        PARSING: ("parsing", lambda k: parsed(folder, k)),
         "body without its head": ("torso_imgs", lambda k: on_checker(folder, k)),
         "person over the plate": ("gt_imgs", lambda k: read_image(folder.file("gt_imgs", f"{k}.jpg"))),
+        "clothes laid on one picture of them, where they should stand still": ("body.npy", lambda k: laid_back(folder, k)),
     }
     return {title: encoded(strip(map(make, frames))) for title, (name, make) in makers.items() if folder.file(name).exists()}
 
@@ -178,7 +207,7 @@ def film(folder: Folder, pieces: Sequence[tuple[int, int]]) -> str:
     height, width = folder.size
     size = (FILM, round(width * FILM / height))
 
-    def heard() -> Iterator[torch.Tensor]:
+    def sound() -> Iterator[torch.Tensor]:
         wanted = [k for first, end in pieces for k in range(first, end)]
         for number, piece in enumerate(audio_chunks(folder.file("aud.wav"), FPS)):
             rows = [k - number * FPS for k in wanted if number * FPS <= k < (number + 1) * FPS]
@@ -187,7 +216,7 @@ def film(folder: Folder, pieces: Sequence[tuple[int, int]]) -> str:
 
     with TemporaryDirectory() as place:
         at = Path(place) / "film.mp4"
-        with Writer(at, size, audio=heard()) as out:
+        with Writer(at, size, audio=sound()) as out:
             for first, end in pieces:
                 for k in range(first, end):
                     out.write(np.ascontiguousarray(tracked.over(k, FILM)))
