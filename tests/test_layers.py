@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from vivavoce.nn.torso import Torso
+from vivavoce.render import backdrop
 from vivavoce.render.layers import feather, grow, over, premultiply, soften
 
 
@@ -77,3 +80,40 @@ def test_feather_stays_inside_and_rises_to_one() -> None:
     assert soft[0, 32, 32] == pytest.approx(1, abs=1e-5)
     profile = soft[0, 32, 12:32]
     assert (profile.diff() >= -1e-6).all() and profile[0] < 0.2
+
+
+@pytest.mark.parametrize(("bends", "size"), [(True, (37, 70)), (False, (20, 9))])
+def test_backdrops_agree_with_the_oracle(bends: bool, size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    page, plate, flow = torch.rand(4, 17, 22), torch.rand(3, *size), torch.randn(2, 2, 8, 8) * 0.2
+    affine = torch.eye(2, 3).repeat(2, 1, 1) + torch.randn(2, 2, 3) * 0.2  # some places lie beyond the picture
+    field = torch.randn(2, 2, 9, 9) * 0.1 if bends else None
+    wanted, found = (backdrop.draw(page, plate, flow, affine, field, size, name) for name in ("torch", "numba"))
+    assert torch.allclose(found, wanted, atol=2e-5)
+    assert torch.equal(found, backdrop.draw(page, plate, flow, affine, field, size))
+    again = backdrop.draw(page, plate, flow[1:], affine[1:], field[1:] if field is not None else None, size)
+    assert torch.equal(again[0], found[1])  # a row alone
+    plate.requires_grad_()
+    assert backdrop.draw(page, plate, flow, affine, field, size).requires_grad
+    with pytest.raises(ValueError, match="without gradients"):
+        backdrop.draw(page, plate, flow, affine, field, size, "numba")
+
+
+def test_a_torso_that_only_draws_keeps_its_pages_until_they_change() -> None:
+    torso, still, code = Torso((16, 20), cells=4), torch.eye(2, 3)[None], torch.zeros(1, 6)
+    nn.init.uniform_(torso.picture)
+    nn.init.uniform_(torso.plate)
+
+    def check() -> None:
+        learned = torso(code, still, (32, 40))[0].detach()
+        with torch.no_grad():
+            assert torch.allclose(torso(code, still, (32, 40))[0], learned, atol=2e-5)
+
+    check()
+    nn.init.uniform_(torso.picture)
+    check()
+    torso.plate.data = torch.rand(3, 16, 20)
+    check()
+    with torch.no_grad():
+        kept = torso._pages((32, 40))
+        assert torso._pages((32, 40)) is kept and torso._pages((16, 20)) is not kept

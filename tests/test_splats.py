@@ -282,13 +282,20 @@ def test_the_choice_of_back_end() -> None:
 
 TRITON = """
 import torch, test_splats as t
-from vivavoce.render.splats import render
+from vivavoce.render.splats import bounded, render
 for count, size, channels, rows in ((0, (8, 8), 3, 1), (8, (7, 6), 1, 1), (12, (19, 35), 5, 2)):
     parts, wanted_parts = t.shell(count, channels, torch.float32), t.shell(count, channels)
     wanted = render(*wanted_parts, t.camera(size, rows), size, backend="torch")
     found = render(*parts, t.camera(size, rows, torch.float32), size, backend="triton")
     t.close([*t.outputs(found), found.radii], [*t.outputs(wanted), wanted.radii], 2e-5)
     t.close(t.pulled(found, parts), t.pulled(wanted, wanted_parts), 2e-5)
+    with bounded() as counted:
+        render(*parts, t.camera(size, rows, torch.float32), size, backend="triton")
+    pairs = int(counted.taken[0])
+    with bounded((pairs + 37, max(pairs // 2, 1))) as room:
+        roomy, full = (render(*parts, t.camera(size, rows, torch.float32), size, backend="triton") for _ in range(2))
+    assert torch.equal(roomy.image, found.image) and torch.equal(roomy.alpha, found.alpha)
+    assert [int(n) for n in room.taken] == [pairs, pairs] and (pairs < 2 or not torch.equal(full.image, found.image))
 print("agrees")
 """
 

@@ -228,7 +228,7 @@ from vivavoce import registry
 import vivavoce.cli
 for name in registry.names():
     registry.find(name)
-backends = tuple("vivavoce." + part + "." for part in ("render.splats", "render.warp", "render.mesh", "render.rays", "nn.grid"))
+backends = tuple("vivavoce." + part + "." for part in ("render.splats", "render.backdrop", "render.warp", "render.mesh", "render.rays", "nn.grid"))
 for module in pkgutil.walk_packages(vivavoce.__path__, "vivavoce."):
     if not module.name.startswith(backends) and module.name != "vivavoce.__main__":
         importlib.import_module(module.name)

@@ -76,6 +76,8 @@ class EmbedTalk(Renderer):
     speech = "whisper"
     window = (16, 8)
 
+    upper: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._held: tuple[Tensor, Tensor] | None = None  # neighbours [N,K] and their weights, once the set stays as it is
@@ -95,6 +97,7 @@ class EmbedTalk(Renderer):
         self.last = nn.Linear(c.hidden, 4)
         nn.init.normal_(self.last.weight, std=2e-3)
         nn.init.zeros_(self.last.bias)
+        self.register_buffer("upper", torch.tensor(UPPER), persistent=False)  # a list would cross to the device in every frame
 
     @torch.no_grad()
     def setup(self, source: Source) -> None:
@@ -117,17 +120,16 @@ class EmbedTalk(Renderer):
         code = self.avatar.heard_code(clip.camera)
         if own is None:
             return self.avatar.draw(self.avatar.moved(len(code)), clip, code, size), None
-        upper = seen(clip.units[:, UPPER], self.config.waves)
-        said = self.silence(self.audio(clip.speech), clip)
-        heard = self.frame(torch.cat([said, upper, code], 1))
+        upper = seen(clip.units.index_select(1, self.upper), self.config.waves)
+        said, turned = self.silence.hush(self.audio(clip.speech), code, clip)
+        heard = self.frame(torch.cat([said, upper, turned], 1))
         out = self.last(torch.relu(self.middle(torch.relu(own + heard[:, None]))))  # [T,N,4]
         place = torch.tanh(out[..., :3]) * self.config.reach
         return self.avatar.draw(self.avatar.moved(len(code), place, opacity=4 * torch.tanh(out[..., 3])), clip, code, size), place
 
     def render(self, identity: Tensor | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
-        assert clip.camera is not None
-        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+        return self.avatar.shown(self, identity, clip)
 
     def layers(self, identity: Tensor | None, clip: Clip, size: tuple[int, int]) -> Drawn:
         """Head, torso and background of each row apart, as large as asked for."""

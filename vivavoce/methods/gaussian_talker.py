@@ -126,7 +126,7 @@ class GaussianTalker(Renderer):
     def _offsets(self, asked: Asked, clip: Clip, code: Tensor) -> Tensor:  # -> [T,N,14]
         """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
         assert clip.speech is not None and clip.eyes is not None
-        said = self.silence(self.audio(clip.speech), clip)
+        said, code = self.silence.hush(self.audio(clip.speech), code, clip)
         tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
         heard = self.token_norm(torch.stack(tokens, 1))  # [T,4,D]
         keys, values = self._heads(self.key(heard)), self._heads(self.value(heard))  # [T,heads,4,D/heads]
@@ -150,8 +150,7 @@ class GaussianTalker(Renderer):
 
     def render(self, identity: Asked | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
-        assert clip.camera is not None
-        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+        return self.avatar.shown(self, identity, clip)
 
     def layers(self, identity: Asked | None, clip: Clip, size: tuple[int, int]) -> Drawn:
         """Head, torso and background of each row apart, as large as asked for."""

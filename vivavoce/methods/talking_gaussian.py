@@ -92,6 +92,8 @@ class TalkingGaussian(Renderer):
     window = (16, 8)
 
     widest: Tensor
+    upper: Tensor
+    sides: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -116,6 +118,9 @@ class TalkingGaussian(Renderer):
         self.mouth_frame = nn.Linear(c.width, c.hidden, bias=False)
         self.mouth_deform = nn.Sequential(nn.ReLU(), still(nn.Linear(c.hidden, 3)))
         self.register_buffer("widest", torch.ones(()))  # jawOpen of a mouth wide open
+        # lists would cross to the device in every frame
+        self.register_buffer("upper", torch.tensor(UPPER), persistent=False)
+        self.register_buffer("sides", torch.tensor([0.2, 1.0, 0.2]), persistent=False)
 
     @torch.no_grad()
     def setup(self, source: Source) -> None:
@@ -144,7 +149,7 @@ class TalkingGaussian(Renderer):
         """Place 3, shape 3 and turn 4 of the face, place of the mouth: before their bounds."""
         assert clip.speech is not None and clip.units is not None
         said = self.silence(self.audio(clip.speech), clip)
-        upper = 2 * clip.units[:, None, UPPER] - 1  # a face at rest, all zeros, is something too
+        upper = 2 * clip.units.index_select(1, self.upper)[:, None] - 1  # a face at rest, all zeros, is something too
         heard = torch.cat([said[:, None] * fields.speech, upper * fields.upper], 2)  # [T,N,width+U]
         chewed = self.mouth_frame(self.mouth_silence(self.mouth_audio(clip.speech), clip))
         return self.deform(fields.face + self.frame(heard)), self.mouth_deform(fields.mouth + chewed[:, None])
@@ -159,15 +164,13 @@ class TalkingGaussian(Renderer):
             motion, chew = self._motion(fields, clip)
             place, shape, turn = torch.tanh(motion).split((3, 3, 4), dim=2)
             face = self.avatar.moved(rows, place * self.config.reach, 0.5 * shape, 0.5 * turn)
-            sides = chew.new_tensor([0.2, 1.0, 0.2]) * self.config.mouth_reach
-            mouth = avatar.moved(self.mouth, rows, torch.tanh(chew) * sides)
+            mouth = avatar.moved(self.mouth, rows, torch.tanh(chew) * self.sides * self.config.mouth_reach)
         inside = splats.render(*self.avatar.steadied(mouth, clip), clip.camera, size)
         return self.avatar.draw(face, clip, code, size, inside), inside, motion
 
     def render(self, identity: Fields | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
-        assert clip.camera is not None
-        return self.layers(identity, clip, self.avatar.canvas(clip.camera)).frames.clamp(0, 1)
+        return self.avatar.shown(self, identity, clip)
 
     def layers(self, identity: Fields | None, clip: Clip, size: tuple[int, int]) -> Drawn:
         """Head, torso and background of each row apart, as large as asked for."""

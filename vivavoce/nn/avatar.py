@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from vivavoce.face import regions
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.perceptual import Perceptual
+from vivavoce.nn.replay import Replay
 from vivavoce.nn.silence import Silence, not_speech
 from vivavoce.nn.torso import Torso
 from vivavoce.render import splats
@@ -85,6 +86,14 @@ class Drawn(NamedTuple):
     front: Tensor  # [T,H,W] of its Gaussians without those inside the mouth
     scene: Tensor  # [T,3,H,W] torso and background behind it
     flow: Tensor  # [T,2,cells,cells] of the torso
+
+
+class Head(Protocol):
+    """A method of the family, as far as `Avatar.shown` knows it: a module too."""
+
+    needs: ClassVar[frozenset[str]]
+
+    def layers(self, identity: Any, clip: Clip, size: tuple[int, int]) -> Drawn: ...
 
 
 class Signals(NamedTuple):
@@ -155,6 +164,7 @@ class Avatar(nn.Module):
     ) -> None:
         super().__init__()
         self.noise = noise
+        self.replay = Replay()
         self._judge: list[Perceptual] = []  # in a list: its weights are nobody's parameters
         self.tremble = nn.Parameter(torch.zeros(frames, 6), requires_grad=frames > 0)  # turn, place, in units of TREMBLE
         self.gaussians = Gaussians(count, embedding)
@@ -166,6 +176,12 @@ class Avatar(nn.Module):
         self.register_buffer("pose_mean", torch.zeros(6))
         self.register_buffer("pose_deviation", torch.ones(6))
         self.register_buffer("pose_center", torch.eye(3))
+
+    def train(self, mode: bool = True) -> Avatar:
+        """A head that learns keeps no graphs of how it was drawn: their memory is wanted."""
+        if mode:
+            self.replay.forget()
+        return super().train(mode)
 
     @torch.no_grad()
     def start(self, source: Source, every: Signals, shares: tuple[float, float, float] = (0.5, 0.42, 0.08)) -> None:
@@ -242,17 +258,32 @@ class Avatar(nn.Module):
         drawn = splats.render(*self.steadied(moved, clip), clip.camera, size)
         alpha = drawn.alpha
         if inside is not None:
-            behind = inside.image + (1 - inside.alpha[:, None]) * behind
+            behind = torch.addcmul(inside.image, 1 - inside.alpha[:, None], behind)
             alpha = alpha + (1 - alpha) * inside.alpha
-        return Drawn(drawn.image + (1 - drawn.alpha[:, None]) * behind, alpha, drawn.alpha, scene, flow)
+        frames = torch.addcmul(drawn.image, 1 - drawn.alpha[:, None], behind)
+        return Drawn(frames, alpha, drawn.alpha, scene, flow)
 
     def canvas(self, camera: Camera) -> tuple[int, int]:
         """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""
-        zoom, (x, y) = float(camera.focal[0, 0]) / float(self.focal), camera.center[0].tolist()
-        height, width = self.size.tolist()
+        told = [camera.focal[0, :1], camera.center[0], self.focal[None], self.size]
+        focal, x, y, trained, height, width = torch.cat([part.to(self.focal) for part in told]).tolist()  # one wait for the device
+        zoom = focal / trained
         near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
         rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
         return rows, columns
+
+    def shown(self, method: Head, identity: Any, clip: Clip) -> Tensor:  # -> [T,3,H,W] in 0..1
+        """Frames of a method of the family as large as the cameras' focal length says: twice that of training gives twice its height
+        and width. On a GPU a trained head is drawn by a CUDA graph."""
+        assert clip.camera is not None
+        size = self.canvas(clip.camera)
+
+        def work(rows: Clip) -> Tensor:
+            return method.layers(identity, rows, size).frames.clamp_(0, 1)
+
+        if clip.camera.pose.device.type != "cuda":
+            return work(clip)
+        return self.replay(method, work, identity, Clip(**{name: getattr(clip, name) for name in method.needs}), size)  # type: ignore[arg-type]
 
     def losses(self, drawn: Drawn, clip: Clip, settings: Settings, done: float = 1.0) -> dict[str, Tensor]:
         """Frames against the clip's (frames, labels, mouth), with the weights of the settings; `done`: share of the steps behind us."""

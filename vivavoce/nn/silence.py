@@ -101,19 +101,25 @@ class Silence(nn.Module):
             return speech.new_zeros(len(speech))
         near = speech[:, max(self.past - AROUND, 0) : self.past + STEPS + AROUND]
         sure = torch.sigmoid(near @ self.weight + self.bias)
-        return torch.where((near == 0).all(2), 1.0, sure).amin(1)
+        return sure.masked_fill((near == 0).all(2), 1.0).amin(1)
 
     def forward(self, code: Tensor, clip: Clip) -> Tensor:  # [T,width] -> [T,width]
         """The code where somebody speaks, that of the shut mouth where nobody does. In training some rows whose lips touch
         (clip.landmarks) have the code of the shut mouth, so that it is known."""
+        return self.hush(code, code, clip)[0]
+
+    def hush(self, code: Tensor, pose: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:  # [T,width], [T,6] -> [T,width], [T,6]
+        """As `forward`; and the head's pose as that hears it which moves the lips: where nobody speaks it is the mean one. Who nods as he
+        speaks would open his mouth whenever he nods."""
         assert clip.speech is not None
         if not self.training:
-            return code + (self.shut - code) * self.quiet(clip.speech)[:, None]
+            gate = self.quiet(clip.speech)[:, None]
+            return code + (self.shut - code) * gate, pose * (1 - gate)
         if clip.landmarks is None:
-            return code
+            return code, pose
         shut = lip_gap(clip.landmarks) <= self.narrow
-        taught = shut & (torch.rand(len(code), device=code.device) < self.share)
-        return torch.where(taught[:, None], self.shut, code)
+        taught = (shut & (torch.rand(len(code), device=code.device) < self.share))[:, None]
+        return torch.where(taught, self.shut, code), pose.masked_fill(taught, 0.0)
 
 
 @torch.enable_grad()

@@ -4,11 +4,13 @@ frame (an affine map and a spline before it, see prepare/body.py); a smooth flow
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vivavoce.render import backdrop
 from vivavoce.render.layers import premultiply
 
 BENT = 64  # cells along each side in which a spline is read as linear
@@ -54,6 +56,7 @@ class Torso(nn.Module):
         nn.init.normal_(last.weight, std=1e-3)  # starts nearly still
         nn.init.zeros_(last.bias)
         self.flow = nn.Sequential(nn.Linear(code, hidden), nn.Tanh(), last)
+        self._kept: tuple[Any, list[Tensor], tuple[Tensor, Tensor]] | None = None  # what `_pages` made last, and of what
 
     @torch.no_grad()
     def start(self, torso: Tensor, body: Tensor, plate: Tensor) -> None:  # [T,4,H,W] straight alpha, [T,2,3+], [3,H,W]
@@ -82,14 +85,25 @@ class Torso(nn.Module):
         """
         flow = self.displacement(code)
         fine = functional.interpolate(flow, scale_factor=4, mode="bicubic", align_corners=True)
-        fine = functional.interpolate(fine, size=size, mode="bilinear", align_corners=True)
-        still = functional.affine_grid(inverse(body), [len(code), 4, *size], align_corners=False)
-        if (field := bent(body)) is not None:  # smooth and small: its inverse is itself the other way
-            still = still - functional.grid_sample(field, still, padding_mode="border", align_corners=True).permute(0, 2, 3, 1)
-        picture = self.picture.expand(len(code), -1, -1, -1)
-        grid = still + fine.permute(0, 2, 3, 1)
-        moved = functional.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        plate = self.plate[None]
-        if plate.shape[-2:] != size:
-            plate = functional.interpolate(plate, size=size, mode="bilinear", align_corners=False, antialias=True)
-        return moved[:, :3] + (1 - moved[:, 3:].clamp(0, 1)) * plate, flow
+        picture, plate = self._pages(size)
+        field = bent(body)  # smooth and small: its inverse is itself the other way
+        return backdrop.draw(picture, plate, fine, inverse(body), field, size), flow
+
+    def _pages(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:  # -> [4,h,w], [3,H,W]
+        """The picture, and the plate as large as the frames. A CPU that only draws keeps them as it reads them best (the plate resized,
+        the four numbers of the picture's pixels together) for as long as neither changes."""
+        learns = torch.is_grad_enabled() and self.picture.requires_grad
+        if learns or self.picture.device.type != "cpu":
+            return self.picture, _resized(self.plate, size)
+        now = [part.detach() for part in (self.picture, self.plate)]  # held, so that no other tensor gets their place in memory
+        key = (size, *((part.data_ptr(), part._version) for part in now))
+        if self._kept is None or self._kept[0] != key:
+            ready = now[0].movedim(0, -1).contiguous().movedim(-1, 0), _resized(now[1], size)
+            self._kept = key, now, ready
+        return self._kept[2]
+
+
+def _resized(plate: Tensor, size: tuple[int, int]) -> Tensor:  # [3,h,w] -> [3,H,W]
+    if plate.shape[-2:] == size:
+        return plate
+    return functional.interpolate(plate[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from vivavoce.types import Camera, InputError
 
-from .contract import Projected
+from .contract import Projected, bounded
 
-__all__ = ["BACKENDS", "Projected", "Splatted", "choose", "render"]
+__all__ = ["BACKENDS", "Projected", "Splatted", "bounded", "choose", "render"]
 
 BACKENDS = ("torch", "numba", "triton", "gsplat")
 

@@ -5,6 +5,10 @@ Equations: Kerbl et al. 2023 (3-D Gaussian splatting), Zwicker et al. 2001 (EWA 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,6 +19,29 @@ STOP = 1e-4  # a splat is composited while the transmittance in front of it is a
 DILATION = 0.3  # px^2 added to the projected covariance: low-pass filter of about one pixel
 NEAR = 0.01  # camera depth (world units) from which a splat is drawn
 GUARD = 0.3  # the Jacobian's direction is clamped this fraction of the field of view beyond the image's edge
+
+
+@dataclass
+class Room:
+    """How many (splat, tile) pairs pictures may take. A back end that lists them waits for their number, unless it is told one."""
+
+    pairs: tuple[int, ...] = ()  # of each picture drawn in the block, in their order; (): as many as there are
+    taken: list[Tensor] = field(default_factory=list)  # [] int64, of each: more than it may take: the picture is not whole
+
+
+ROOM: ContextVar[Room | None] = ContextVar("room", default=None)
+
+
+@contextmanager
+def bounded(pairs: tuple[int, ...] = ()) -> Iterator[Room]:
+    """In this block pictures take so many (splat, tile) pairs at most, and nobody waits for their number: a CUDA graph can hold that.
+    Only the triton back end has such lists to bound; the others leave `taken` empty."""
+    room = Room(pairs)
+    token = ROOM.set(room)
+    try:
+        yield room
+    finally:
+        ROOM.reset(token)
 
 
 class Projected(NamedTuple):

@@ -1,7 +1,7 @@
 """Splats on CUDA: the autograd side of the Triton kernels. float32 tensors on one CUDA device.
 
 A picture is: projection, depth sort, (splat, tile) pairs, a stable sort of them by tile, drawing. Its gradient is two kernels.
-The host waits once a picture, for the number of pairs, while the device sorts the depths.
+The host waits once a picture, for the number of pairs, while the device sorts the depths; with a bound on that number it does not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from . import triton_compositing, triton_projection
+from .contract import ROOM
 
 WIDE, HIGH = 8, 8  # px of a tile
 SPLATS = 8  # a turn of the compositing kernels; with one warp a tile the fastest of those measured on an H200
@@ -55,23 +56,28 @@ def lists(packed: Tensor, keys: Tensor, counts: Tensor, size: tuple[int, int]) -
     Two stable sorts: splats by depth, then their (splat, tile) pairs by tile, with 16-bit keys where they suffice.
     """
     batch, each = keys.shape
-    number, total = counts.sum(), batch * each
-    if number.is_cuda:
+    number, total, room = counts.sum(), batch * each, ROOM.get()
+    pairs = room.pairs[len(room.taken)] if room is not None and room.pairs else 0
+    if room is not None:
+        room.taken.append(number)
+    waits = not pairs
+    if waits and number.is_cuda:
         landed = torch.cuda.Event()
         number = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
         landed.record()
     order = torch.sort(keys.view(-1), stable=True).indices
     ends = counts.view(-1).index_select(0, order).cumsum(0)
-    if keys.is_cuda:
+    if waits and keys.is_cuda:
         landed.synchronize()
-    pairs = int(number)
+    pairs = int(number) if waits else pairs
     across, down = _tiles(size)
     tiles = batch * across * down
-    places = torch.empty(pairs, dtype=torch.int16 if tiles < 2**15 else torch.int32, device=keys.device)
+    small = torch.int16 if tiles < 2**15 else torch.int32
+    places = torch.full((pairs,), tiles, dtype=small, device=keys.device)  # pairs that are not there sort behind the last tile
     owners = torch.empty(pairs, dtype=torch.int32, device=keys.device)
     if pairs:
         triton_compositing.fill[(-(-total // BLOCK),)](
-            packed, order, ends, places, owners, total, each, across, down, packed.shape[-1], BLOCK=BLOCK, num_warps=2, **TILE
+            packed, order, ends, places, owners, pairs, total, each, across, down, packed.shape[-1], BLOCK=BLOCK, num_warps=2, **TILE
         )
     ranked, slots = torch.sort(places, stable=True)
     starts = torch.searchsorted(ranked, torch.arange(tiles + 1, dtype=places.dtype, device=keys.device), out_int32=True)

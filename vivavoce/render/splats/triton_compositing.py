@@ -17,11 +17,12 @@ from .triton_projection import LOG2E, TABLE, box
 MOST, LOW, DONE = tl.constexpr(ALPHA_MAX), tl.constexpr(ALPHA_MIN), tl.constexpr(STOP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def fill(  # type: ignore[no-untyped-def]
-    packed, order, ends, keys, owners, total, each, across, down, row, WIDE: tl.constexpr, HIGH: tl.constexpr, BLOCK: tl.constexpr
+    packed, order, ends, keys, owners, pairs, total, each, across, down, row,
+    WIDE: tl.constexpr, HIGH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One key (image and tile) and owner for every tile of every splat, splat by splat in depth order."""
+    """One key (image and tile) and owner for every tile of every splat, splat by splat in depth order; `pairs` at most."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < total
     g = tl.load(order + i, mask=live, other=0)
@@ -34,6 +35,7 @@ def fill(  # type: ignore[no-untyped-def]
     first = (g // each).to(tl.int32) * (across * down) + y0 * across + x0
     w = tl.maximum(w, 1)
     j, most = 0, tl.max(number, 0)
+    number = tl.minimum(number, pairs - start)
     while j < most:
         tl.store(keys + start + j, (first + j // w * across + j % w).to(keys.dtype.element_ty), mask=j < number)
         tl.store(owners + start + j, g.to(tl.int32), mask=j < number)
