@@ -111,6 +111,7 @@ class DynTet(Renderer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._judge: list[Perceptual | None] = []  # in a list: its weights are nobody's parameters
+        self.register_buffer("classes", torch.tensor(HEAD), persistent=False)
         self._build(EXPRESSIONS, (config.size, config.size))
 
     def _build(self, code: int, size: tuple[int, int]) -> None:
@@ -179,32 +180,33 @@ class DynTet(Renderer):
         heard = standard + self.config.noise * torch.randn_like(standard) if self.training else standard
         return standard, self.frame(torch.cat([heard, clip.eyes * 2 - 1, pose], 1))
 
-    def _draw(self, clip: Clip, shape: Shape, size: tuple[int, int]) -> Drawn:
+    def _draw(self, clip: Clip, shape: Shape, size: tuple[int, int], head: Tensor | None = None) -> Drawn:
+        """Where the head's pixels [T,H,W] are known, what is before and what is behind learn from their own pixels alone: through the
+        little that a head's edge lets through, colours behind would leave all bounds, a bright seam as soon as the chin goes up."""
         assert clip.camera is not None and clip.body is not None
         pose = self.viewing.code(clip.camera)
         standard, frame = self._told(clip, pose)
         vertices, change = self.head.moved(shape, standard, frame)
         target, faces = seen(vertices, clip.camera), shape.surface.faces
-        number = draw.rasterize(target, faces, size)
-        pixels = draw.covered(target, faces, number)
+        pixels = draw.covered(target, faces, number := draw.rasterize(target, faces, size))
         at = torch.stack([pixels.place % size[1], pixels.place // size[1]], 1) + 0.5
         rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
         colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
-        if self.training and clip.labels is not None:  # where the outline is too wide, it has to shrink, not to look like what is behind
-            own = grow(torch.isin(clip.labels, clip.labels.new_tensor(HEAD)).to(colour), -1).flatten()
-            own = own[pixels.row * (size[0] * size[1]) + pixels.place] > 0
+        if head is not None:
+            own = grow(head, -1).flatten()[pixels.row * (size[0] * size[1]) + pixels.place] > 0
             colour = torch.where(own[:, None], colour, colour.detach())
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
         picture = draw.antialias(picture, target, faces, shape.linked, number)
         behind, flow = self.torso(pose, clip.body, size)
+        if head is not None:
+            behind = torch.where((picture[:, 3:] == 0) & (head[:, None] == 0), behind, behind.detach())
         frames = picture[:, :3] + (1 - picture[:, 3:]) * behind
         return Drawn(frames, picture[:, 3], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material)
 
     def render(self, identity: Shape | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         assert clip.camera is not None
-        shape = identity or self.encode()
-        return self._draw(clip, shape, self.viewing.canvas(clip.camera)).frames.clamp(0, 1)
+        return self._draw(clip, identity or self.encode(), self.viewing.canvas(clip.camera)).frames.clamp(0, 1)
 
     @torch.no_grad()
     def film(self, clip: Clip, size: int = 1024) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -233,11 +235,10 @@ class DynTet(Renderer):
         assert clip.frames is not None and clip.labels is not None and clip.mouth is not None and clip.landmarks is not None
         size = (clip.frames.shape[2], clip.frames.shape[3])
         shape = self.encode()
-        drawn = self._draw(clip, shape, size)
-        frames, target = drawn.frames, clip.frames
-        head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device)).to(frames)
-        lids = [torch.cat([e.amin(1), e.amax(1)], 1) for e in (clip.landmarks[:, 36:42], clip.landmarks[:, 42:48])]
-        eyes = torch.stack([losses.boxes(box, size, 0.3) for box in lids]).sum(0)
+        target, head = clip.frames, torch.isin(clip.labels, self.classes).to(clip.frames)
+        frames = (drawn := self._draw(clip, shape, size, head)).frames
+        lids = clip.landmarks[:, 36:48].unflatten(1, (2, 6)).flatten(0, 1)
+        eyes = losses.boxes(torch.cat([lids.amin(1), lids.amax(1)], 1), size, 0.3).unflatten(0, (-1, 2)).sum(1)
         bent = tets.laplacian(drawn.change, shape.surface.faces).square().sum(2).mean() / self.head.step.square()
         values = {
             "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
@@ -248,8 +249,7 @@ class DynTet(Renderer):
             "smooth": 1e-2 * losses.bending(drawn.flow) + bent + 5e-3 * self.skin.light.uneven() + 1e-3 * drawn.material[:, ::2].mean(),
         }
         if not self.head.fixed:
-            rough = tets.laplacian(shape.rest, shape.surface.faces).square().sum(1).mean() / self.head.step.square()
-            values["smooth"] += 0.02 * rough
+            values["smooth"] += 0.02 * tets.laplacian(shape.rest, shape.surface.faces).square().sum(1).mean() / self.head.step.square()
         if step < c.guided:
             values["guide"] = self._guide(clip, shape, drawn)
         if c.perceptual and step >= c.fix:
@@ -265,10 +265,9 @@ class DynTet(Renderer):
         off = ((shape.rest[nearest] - face[0]) * normals(face[:1], triangles)[0]).sum(1).abs()
         value = off[away < TRUNCATED].sum() / len(off) + drawn.change.norm(dim=2).mean()
         places = seen(face[1:], clip.camera)
-        number = draw.rasterize(places, triangles, drawn.pixels.size)
-        pixels = draw.covered(places, triangles, number)
-        depth = draw.paint(draw.carry(places[..., 2:], pixels), pixels, len(standard)).flatten()
-        wanted = depth[drawn.pixels.row * number[0].numel() + drawn.pixels.place]
+        pixels = draw.covered(places, triangles, draw.rasterize(places, triangles, drawn.pixels.size))
+        depth = draw.paint(draw.carry(places[..., 2:], pixels), pixels, len(standard)).flatten(1)
+        wanted = depth[drawn.pixels.row, drawn.pixels.place]
         gap = torch.where(wanted > 0, (drawn.depth - wanted).abs(), 0.0)
         return 100 * (value + torch.where(gap < TRUNCATED, gap, 0.0).mean())
 
@@ -280,12 +279,10 @@ class DynTet(Renderer):
             except InputError as error:
                 log.warning("trained without LPIPS: %s", error)
                 self._judge.append(None)
-        judge = self._judge[0]
-        return self.config.perceptual * judge(frames, target).mean() if judge is not None else frames.new_zeros(())
+        return self.config.perceptual * judge(frames, target).mean() if (judge := self._judge[0]) is not None else frames.new_zeros(())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        torso = [([self.torso.picture], 2.0), ([self.torso.plate], 1.0)]
-        return [adam(self, [([self.skin.grid.table], 5.0), *torso], self.config.rate)]
+        return [adam(self, [([self.skin.grid.table], 5.0), ([self.torso.picture], 2.0), ([self.torso.plate], 1.0)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step; at `fix` the triangles are kept. Rates fall to a fiftieth."""
@@ -297,4 +294,7 @@ class DynTet(Renderer):
         optimizers[0].zero_grad(set_to_none=True)
         torch.stack(list(values.values())).sum().backward()
         optimizers[0].step()
+        with torch.no_grad():  # no layer of a picture has colours beyond its own share
+            self.torso.picture.clamp_(0, 1)
+            self.torso.picture[:3] = torch.minimum(self.torso.picture[:3], self.torso.picture[3])
         return {name: value.detach() for name, value in values.items()}

@@ -75,8 +75,9 @@ class Skin(nn.Module):
         """
         colour, material, bump = self._look(place, self.told(frame).index_select(0, row))
         normal = functional.normalize(functional.normalize(normal, dim=1, eps=1e-8) + bump, dim=1, eps=1e-8)
-        turned = (normal[:, None] @ camera.pose[:, :3, :3].index_select(0, row))[:, 0]
-        ray = torch.cat([(at - camera.center.index_select(0, row)) / camera.focal.index_select(0, row), torch.ones_like(at[:, :1])], 1)
+        told = torch.cat([camera.pose[:, :3, :3].flatten(1), camera.center, camera.focal], 1).index_select(0, row)  # [P,13]
+        turned = (told[:, :9].unflatten(1, (3, 3)) * normal[:, :, None]).sum(1)
+        ray = functional.pad((at - told[:, 9:11]) / told[:, 11:], (0, 1), value=1.0)
         return shade(self.light, turned, -functional.normalize(ray, dim=1), colour, material), material
 
     @torch.enable_grad()

@@ -131,9 +131,7 @@ def narrow(surface: Surface) -> tuple[Surface, Tensor]:  # -> and [A] int64
 
 def laplacian(values: Tensor, faces: Tensor) -> Tensor:  # [...,V,C], [F,3] -> [...,V,C]
     """The mean of each vertex's neighbours less its own value."""
-    total, number = torch.zeros_like(values), values.new_zeros(values.shape[-2])
-    for a, b in ((0, 1), (1, 2), (2, 0)):
-        for i, j in ((a, b), (b, a)):
-            total = total.index_add(-2, faces[:, i], values.index_select(-2, faces[:, j]))
-            number = number.index_add(0, faces[:, i], torch.ones_like(faces[:, i], dtype=values.dtype))
+    here, there = faces[:, [0, 1, 1, 2, 2, 0]].flatten(), faces[:, [1, 0, 2, 1, 0, 2]].flatten()
+    total = torch.zeros_like(values).index_add(-2, here, values.index_select(-2, there))
+    number = values.new_zeros(values.shape[-2]).index_add(0, here, values.new_ones(len(here)))
     return total / number.clamp(min=1)[:, None] - values
