@@ -25,10 +25,15 @@ from tests.folders import lineage_folder
 from vivavoce import registry
 from vivavoce.cli import main
 from vivavoce.evaluate import Options, Result, evaluate, gathered, measure, write
+from vivavoce.evaluate.faces import Track
 from vivavoce.evaluate.measure import Judges, Measure
 from vivavoce.evaluate.table import blocks, notes
-from vivavoce.media import frames, probe, read_image, write_audio
+from vivavoce.face.box import fill
+from vivavoce.face.crop import crop
+from vivavoce.media import frames, pixels, probe, read_image, write_audio
 from vivavoce.method import Generator, Renderer
+from vivavoce.metrics import expert_sync, lse
+from vivavoce.nn.lip_expert import LipExpert
 from vivavoce.nn.perceptual import Perceptual
 from vivavoce.types import Clip, InputError
 
@@ -316,7 +321,17 @@ def test_bad_input_is_one_clear_line(place: Path, case: str) -> None:
 
 def test_runs_of_one_name_keep_apart(place: Path) -> None:
     runs = [trained(place, "x/egs"), trained(place, "y/egs", weight=0.1), place / "x/egs"]
-    assert [r.label for r in evaluate(runs, out=place / "out")] == ["egs", "y-egs"]
+    lineage_folder(place / "other" / "ann", SIZE, 11, train=TRAIN)
+    results = evaluate(runs, [place / "ann", place / "other" / "ann"], out=place / "out")
+    assert [(r.label, r.person) for r in results] == [(a, b) for a in ("egs", "y-egs") for b in ("ann", "other-ann")]
+
+
+def test_a_place_that_cannot_be_written_is_told(place: Path) -> None:
+    (place / "full").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot be written .*--out"):
+        evaluate([trained(place, "a")], out=place / "full")
+    with pytest.raises(InputError, match="cannot be written"):
+        write([], place / "full")
 
 
 def test_what_cannot_be_had_is_blank_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -359,8 +374,8 @@ def test_memory_does_not_grow_with_the_frames() -> None:
         taken.figures()
         return held(taken, set())
 
-    few, many = kept(2), kept(22)
-    assert many - few == 80 * 4 * 4 * 4  # frames x streams x scalars x bytes; a frame itself is 12 kB
+    few, many = kept(1), kept(6)
+    assert many - few == 20 * 4 * 4 * 4  # frames x streams x scalars x bytes; a frame itself is 12 kB
 
 
 def test_one_result_is_json_that_anyone_reads(place: Path) -> None:
@@ -369,3 +384,69 @@ def test_one_result_is_json_that_anyone_reads(place: Path) -> None:
     assert page["format"] == 1 and page["made"]["pasted"]["psnr"] == result.made["pasted"]["psnr"]
     assert page["reads"] == ["background", "camera", "speech"] and isinstance(result, Result)
     assert "NaN" not in json.dumps(page) and len(page["weights"]) == 12
+
+
+class Lips(LipExpert):
+    """Sees the mean of the crops and hears the mean of the mel: any judge will do."""
+
+    def see(self, lips: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(lips.flatten(2).mean(2) + 0.1)
+
+    def hear(self, mel: Tensor) -> Tensor:
+        return torch.nn.functional.normalize((mel.flatten(1)[:, ::85][:, :15] + 4.1).abs())
+
+
+class Sync(torch.nn.Module):
+    """The same for SyncNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(1))
+
+    def see(self, windows: Tensor) -> Tensor:
+        return windows.flatten(2).mean(2) / 20
+
+    def hear(self, sounds: Tensor) -> Tensor:
+        return sounds.flatten(1)[:, :3]
+
+
+def test_sync_of_streamed_frames_is_that_of_the_whole_clip() -> None:
+    count = 30
+    generator = torch.Generator().manual_seed(0)
+    made, sound = torch.rand(count, 3, 64, 64, generator=generator), torch.rand(count * 640, generator=generator) - 0.5
+    places = torch.tensor([10.0, 12, 50, 56]) + torch.rand(count, 4, generator=generator)
+    judge = replace(judges(), lpips=None, identity=None, sharp=False, syncnet=Sync(), expert=Lips(0.01))
+    taken = Measure(judge, count, True, sound, places)
+    for at in range(0, count, 8):
+        piece = made[at : at + 8]
+        taken.add(at, {"pasted": piece, "original": 1 - piece}, [True] * len(piece))
+    figures = taken.figures()[0]["pasted"]
+    whole = lse.lse(lse.crops(pixels(made), places.double().numpy()), sound, judge.syncnet)
+    assert figures["lse_d"] == pytest.approx(whole.distance, rel=1e-4) and figures["lse_c"] == pytest.approx(whole.confidence, rel=1e-3)
+    ours = expert_sync.expert_sync(crop(made, fill(places, 96)), measure.mels(sound), Lips(0.01))
+    assert figures["expert_d"] == pytest.approx(ours.distance, abs=1e-5) and ours.confidence > 0
+    assert taken.notes((64, 64), {"pasted": figures}).keys().isdisjoint({"lse_c", "lse_d"})
+
+
+def test_a_face_is_followed_through_losses_and_cuts() -> None:
+    def face(bright: int, eyes: float = 0.8) -> Any:
+        found = Found(np.full((8, 8), bright))
+        found.eyes[:] = eyes
+        found.mouth_open = bright / 100
+        return found
+
+    real, made = Track(), Track()
+    for k in range(50):
+        true = face(k, 0.1 if k in (10, 11, 30, 31, 32) else 0.8)
+        real.add(true, true, k != 25)
+        made.add(None if k == 40 else face(k + 20), true, k != 25)
+    said, truth = made.figures(real, None, None), real.figures(real, None, None)
+    assert truth["blinks"] == 60 and said["blinks"] == 0 and said["lost"] == 1 and truth["lost"] == 0  # two in two seconds
+    assert truth["lmd"] == truth["lvd"] == 0 and said["lmd"] > 0 and said["lvd"] == pytest.approx(0, abs=1e-5)  # larger, moving alike
+    assert said["f_lmd"] > 0 and said["mouth"] == pytest.approx(1) and said["blendshapes"] == pytest.approx(20 / 255, abs=1e-6)
+    assert np.isnan(said["av"]) and np.isnan(said["silence"])
+    empty = Track()
+    for _ in range(50):
+        empty.add(None, face(1), True)
+    nothing = empty.figures(real, None, None)
+    assert nothing["lost"] == 50 and np.isnan([nothing[k] for k in ("lmd", "lvd", "mouth", "blinks", "jitter")]).all()

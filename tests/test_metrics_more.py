@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scipy import linalg, ndimage
+from scipy import linalg, ndimage, signal, stats
 from torch import Tensor
 
+from vivavoce.metrics.av import drift, real_time
 from vivavoce.metrics.beats import beat_alignment, motion_beats, sound_beats
 from vivavoce.metrics.checked import checked
 from vivavoce.metrics.cpbd import cpbd, edge_widths
 from vivavoce.metrics.csim import SIDE, TEMPLATE, Identity, aligned, csim
 from vivavoce.metrics.frechet import Inception, Statistics, VideoNetwork, fid, frechet, resampled
 from vivavoce.metrics.lmd import FACE, MOUTH, lmd, lvd
-from vivavoce.metrics.mouth import LOWER, blendshape_error, blinks, following, jitter, silence_motion, unit_error
-from vivavoce.metrics.ms_ssim import ms_ssim
+from vivavoce.metrics.lpips import lpips
+from vivavoce.metrics.mouth import LOWER, UPPER, Trembling, blendshape_error, blinks, following, jitter, silence_motion, unit_error
+from vivavoce.metrics.ms_ssim import ms_ssim, with_ssim
+from vivavoce.metrics.psnr import psnr
+from vivavoce.metrics.ssim import ssim
+from vivavoce.nn.perceptual import Perceptual
 from vivavoce.types import InputError
 
 
@@ -197,6 +203,140 @@ def test_beats_fall_together_with_the_rhythm_that_made_them() -> None:
     assert len(heard) == 9 and all(min(abs(int(h) - f) for f in range(25, 250, 25)) <= 1 for h in heard)
     assert beat_alignment(beats, heard) > 0.8 > 0.3 > beat_alignment(beats + 12, heard)
     assert math.isnan(beat_alignment(beats, heard[:0]))
+
+
+def test_trembling_of_a_stream_is_that_of_the_whole() -> None:
+    noise = torch.randn(300, 5, 2, generator=torch.Generator().manual_seed(1))
+    stream = Trembling()
+    for piece in noise.split([1, 1, 1, 7, 290]):
+        stream.add(piece)
+    assert stream.value() == pytest.approx(jitter(noise), rel=0.01)
+    cut = Trembling()
+    for piece in (noise[:3], noise[3:6] + 100):  # a jump between two shots is no trembling
+        cut.add(piece)
+        cut.cut()
+    assert math.isnan(cut.value()) and math.isnan(Trembling().value())
+    still = Trembling()
+    still.add(torch.ones(9, 5, 2))
+    assert still.value() == 0
+
+
+def test_ssim_comes_with_ms_ssim() -> None:
+    a, b = waves()
+    single, scales = with_ssim(a, b)
+    assert torch.allclose(single, ssim(a, b)) and torch.allclose(scales, ms_ssim(a, b))
+    single, scales = with_ssim(a[..., :100], b[..., :100])
+    assert torch.allclose(single, ssim(a[..., :100], b[..., :100])) and torch.isnan(scales).all()
+
+
+def talk(seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Loudness in 24 bands and lips that follow it."""
+    draw = np.random.default_rng(0)
+    lips = ndimage.gaussian_filter1d(draw.normal(size=int(seconds * 25)), 1.5)
+    bands = lips[:, None] * draw.normal(size=24) + 0.02 * draw.normal(size=(len(lips), 24))
+    return bands, lips
+
+
+def test_drift_is_what_was_put_in() -> None:
+    bands, lips = talk(40)
+    assert abs(drift(bands, lips)) < 15
+    late = np.concatenate([bands[:500], np.roll(bands, 4, 0)[500:]])  # the second half 160 ms later, 20 s after the first
+    assert drift(late, lips) == pytest.approx(480, abs=15)
+    assert math.isnan(drift(bands[:300], lips[:300]))  # too short
+    assert math.isnan(drift(bands, np.random.default_rng(5).normal(size=len(lips))))  # not sure
+    with pytest.raises(InputError, match="do not match"):
+        drift(bands, lips[:-1])
+
+
+def test_real_time_factor() -> None:
+    assert real_time(250, 5.0) == 2.0
+    for frames, seconds in ((0, 1.0), (25, 0.0), (25, math.nan)):
+        with pytest.raises(InputError, match="real-time factor"):
+            real_time(frames, seconds)
+
+
+def test_lpips_refuses_what_it_cannot_compare() -> None:
+    net = Perceptual().eval()
+    a = torch.rand(2, 3, 40, 40)
+    assert lpips(a, a, net).tolist() == [0, 0] and (lpips(a, 1 - a, net) > 0).all()
+    with pytest.raises(InputError, match=r"do not match; give \[frames, channels"):
+        lpips(a, a[..., :39], net)
+
+
+def test_motion_beats_are_those_of_scipy() -> None:
+    rotation = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    speed = np.linalg.norm(np.diff(rotation.double().numpy(), axis=0), axis=1)
+    want = signal.argrelmin(ndimage.gaussian_filter1d(speed, 5.0))[0]
+    assert motion_beats(rotation).tolist() == want.tolist() and len(want) > 3
+
+
+def test_following_and_cosine_are_those_of_scipy_and_numpy() -> None:
+    a, b = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    assert following(a, a + b) == pytest.approx(stats.pearsonr(a.double(), (a + b).double()).statistic)
+    x, y = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1)).numpy()
+    want = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    assert np.allclose(csim(torch.from_numpy(x), torch.from_numpy(y)).numpy(), want, atol=1e-6)
+
+
+def _pictures(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def _units(rows: Tensor) -> dict[int, Tensor]:
+    return dict.fromkeys((*LOWER, *UPPER), rows[:, 0, 0])
+
+
+# name -> (function of two sequences, rows that it takes, rows that it needs)
+PAIRED: dict[str, tuple[Callable[[Tensor, Tensor], object], tuple[int, ...], int]] = {
+    "PSNR": (psnr, (3, 12, 12), 1),
+    "SSIM": (ssim, (3, 12, 12), 1),
+    "MS-SSIM": (ms_ssim, (3, 161, 161), 1),
+    "LPIPS": (lambda a, b: lpips(a, b, Perceptual()), (3, 32, 32), 1),
+    "LMD": (lmd, (68, 2), 1),
+    "LVD": (lvd, (68, 2), 2),
+    "CSIM": (csim, (8,), 1),
+    "mouth r": (following, (), 3),
+    "blendshape error": (blendshape_error, (52,), 1),
+    "AUE": (lambda a, b: unit_error(_units(a), _units(b)), (1, 1), 1),
+    "silence motion": (lambda a, b: silence_motion(a, b > 0.5), (), 2),
+}
+ALONE: dict[str, tuple[Callable[[Tensor], object], tuple[int, ...], int]] = {
+    "CPBD": (cpbd, (3, 64, 64), 1),
+    "blink rate": (blinks, (), 25),
+    "jitter": (jitter, (5, 2), 4),
+    "beats of motion": (motion_beats, (3,), 3),
+    "beats of sound": (sound_beats, (), 1280),
+    "identity": (lambda x: Identity.__call__(object(), x, x), (68, 2), 1),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_every_metric_of_two_refuses_bad_input(name: str) -> None:
+    metric, shape, least = PAIRED[name]
+    rows = _pictures(max(least, 2), *shape)
+    metric(rows, rows)
+    for few in {0, least - 1}:
+        with pytest.raises(InputError, match="longer clip"):
+            metric(rows[:few], rows[:few])
+    with pytest.raises(InputError, match="do not match"):
+        metric(rows, rows[:-1])
+    with pytest.raises(InputError, match="not a number"):
+        metric(torch.full_like(rows, torch.nan), rows)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_metric_of_one_refuses_bad_input(name: str) -> None:
+    metric, shape, least = ALONE[name]
+    for few in {0, least - 1}:
+        with pytest.raises(InputError, match="longer clip"):
+            metric(_pictures(few, *shape))
+    with pytest.raises(InputError, match="not a number"):
+        metric(torch.full((least, *shape), torch.nan))
+
+
+def test_one_frame_is_enough_for_what_needs_no_motion() -> None:
+    a, b = _pictures(1, 3, 32, 32), 1 - _pictures(1, 3, 32, 32)
+    assert psnr(a, b).shape == ssim(a, b).shape == lpips(a, b, Perceptual()).shape == (1,)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from vivavoce.evaluate.columns import BY_KEY, shown
 from vivavoce.evaluate.measure import Judges, Measure, face_boxes, heard
 from vivavoce.evaluate.pictures import Album
 from vivavoce.evaluate.result import FILE, Result, finite, gathered
-from vivavoce.evaluate.subject import Protocol, Subject, folder_of, machine, people, prepared, protocol, subjects
+from vivavoce.evaluate.subject import Protocol, Subject, distinct, folder_of, machine, people, prepared, protocol, subjects
 from vivavoce.evaluate.table import blocks, compare, notes, write
 from vivavoce.face import regions
 from vivavoce.method import Renderer
@@ -62,6 +62,7 @@ class _Plan:
 
     subject: Subject
     folder: Path
+    name: str  # of the person
     person: Person
     truth: Person
     protocol: Protocol
@@ -84,9 +85,11 @@ def evaluate(
         InputError: a run that cannot be judged, protocols that differ on one person, a frame that is not finite.
     """
     options = options or Options()
-    plans = [_plan(s, Path(f), options) for s in subjects(runs) for f in (folders or [folder_of(s)])]
+    pairs = [(s, Path(f)) for s in subjects(runs) for f in (folders or [folder_of(s)])]
+    names = distinct([folder for _, folder in pairs])
+    plans = [_plan(subject, folder, names[folder.resolve()], options) for subject, folder in pairs]
     if not options.apart:
-        compare([(p.subject.label, p.folder.resolve().name, p.protocol) for p in plans])
+        compare([(p.subject.label, p.name, p.protocol) for p in plans])
     total, before = sum(p.protocol.count for p in plans), 0
     judges: Judges | None = None
     made = []
@@ -100,9 +103,9 @@ def evaluate(
     return made
 
 
-def _plan(subject: Subject, folder: Path, options: Options) -> _Plan:
+def _plan(subject: Subject, folder: Path, name: str, options: Options) -> _Plan:
     person, truth = people(subject, folder, options.split, options.size, options.device)
-    return _Plan(subject, folder, person, truth, protocol(person, options.frames))
+    return _Plan(subject, folder, name, person, truth, protocol(person, options.frames))
 
 
 def _asked(options: Options) -> dict[str, str]:
@@ -130,13 +133,13 @@ def _found(plan: _Plan, options: Options, out: str | Path | None) -> Result | No
         enough = all(old.asked.get(k) == v for k, v in asked.items() if v)
         same = (old.weights, old.protocol, old.prepared) == (plan.subject.weights, plan.protocol, prepared(plan.folder))
         if same and enough:
-            return replace(old, label=plan.subject.label)
+            return replace(old, label=plan.subject.label, person=plan.name)
     return None
 
 
 def _key(plan: _Plan) -> str:
     p = plan.protocol
-    return f"{plan.subject.label}-{plan.folder.resolve().name}-{p.split}-{p.count}-{p.width}x{p.height}"
+    return f"{plan.subject.label}-{plan.name}-{p.split}-{p.count}-{p.width}x{p.height}"
 
 
 def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None, progress: Callable[[int], object]) -> Result:
@@ -146,7 +149,10 @@ def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None
     home = _homes(plan, _key(plan), out)[0]
     part = home.with_name(f"{home.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(home.parent, f"cannot be written ({error.strerror or error})", "choose another place: --out FOLDER") from error
     sound = heard(plan.person, count)
     pasted_only = "frames" in method.needs
     places = face_boxes(plan.person, count) if judges.syncnet is not None or judges.expert is not None else None
@@ -160,7 +166,7 @@ def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None
     made, truth = measure.figures()
     result = Result(
         label=subject.label, method=subject.method, preset=subject.preset, family=subject.card.family,
-        person=plan.folder.resolve().name, weights=subject.weights, protocol=plan.protocol, reads=sorted(method.needs),
+        person=plan.name, weights=subject.weights, protocol=plan.protocol, reads=sorted(method.needs),
         told=not HEARD & method.needs, made={k: finite(v) for k, v in made.items()}, truth={k: finite(v) for k, v in truth.items()},
         costs={**subject.costs(), "fps": spent.rate()}, notes=measure.notes(plan.person.size, made), machine=machine(options.device),
         date=date.today().isoformat(), prepared=prepared(plan.folder), asked=_asked(options), place=home,

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,19 @@ def subjects(runs: Sequence[str | Path]) -> list[Subject]:
     if not runs:
         raise InputError("vivavoce eval", "no run is given", "give run folders: vivavoce eval FOLDER/runs/METHOD")
     found = [_subject(str(run)) for run in runs]
-    seen: dict[str, Path | None] = {}
-    out = []
-    for one in found:
-        label, path = one.label, one.run
-        above = list(path.resolve().parents) if path is not None else []
-        while label in seen and seen[label] != path and above:  # runs of one name in several folders
+    labels = distinct([one.run for one in found if one.run is not None])
+    named = {one.name: one if one.run is None else replace(one, label=labels[one.run.resolve()]) for one in found}
+    return list({(one.run or Path(one.method)).resolve(): one for one in named.values()}.values())
+
+
+def distinct(places: Sequence[Path]) -> dict[Path, str]:
+    """Folders by what they are called: their own name, with those of the folders above where two have one name."""
+    out: dict[Path, str] = {}
+    for place in (p.resolve() for p in places):
+        label, above = place.name, list(place.parents)
+        while label in (taken for other, taken in out.items() if other != place) and above:
             label = f"{above.pop(0).name}-{label}"
-        if label not in seen:
-            seen[label] = path
-            out.append(Subject(label, one.method, one.preset, path, one.weights, one.about))
+        out[place] = label
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -187,7 +188,6 @@ def write(results: Sequence[Result], out: str | Path, apart: bool = False, pictu
     if not apart:
         compare([(r.label, r.person, r.protocol) for r in results])
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     heads, rows = flat(results)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([heads, *[["" if v is None else v for v in row] for row in rows]])
@@ -208,8 +208,10 @@ def write(results: Sequence[Result], out: str | Path, apart: bool = False, pictu
 def _whole(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise InputError(path, f"cannot be written ({error.strerror or error})", "make room or choose another --out") from error
