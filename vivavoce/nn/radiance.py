@@ -21,6 +21,7 @@ Three stages, by the Recipe: the head before the true torso and background; then
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ FADE = 0.85  # what a look leaves of the density a cell had: trainings are short
 RISE = 0.03  # share of the steps in which a rate rises
 TURN = {"cpu": 4}  # samples a ray goes on by before the opaque ones are left behind: a round costs a GPU more than the samples do
 TURN_ELSEWHERE = 16
+UNSEEN = 2e-3  # a drawn ray through which less is seen goes no further: half a step of grey
 TINY: dict[str, Any] = dict(
     steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=4, size=48, cells=16, samples=24, most=12,
     flow_cells=4, rate=5e-3,
@@ -75,6 +77,7 @@ class Recipe:
     cells: int = 128  # of the occupancy grid along each side of the box around the head
     samples: int = 192  # that a ray across the whole box would have
     most: int = 64  # samples of a ray at most
+    stride: float = 1.5  # samples of training that one of a drawn ray stands for
     refresh: int = 16  # steps between two looks at which cells hold something
     dropout: float = 0.2  # of speech features, while training
     shut: float = 0.5  # share of the rows with shut lips that teach what silence looks like
@@ -205,7 +208,8 @@ class Radiance(nn.Module):
         return float(self.depth) / self.recipe.samples
 
     def inside(self, positions: Tensor) -> Tensor:  # [N,3] metres -> [N,3] in 0..1
-        return (positions - self.occupancy.low) / (self.occupancy.high - self.occupancy.low)
+        scale = 1 / (self.occupancy.high - self.occupancy.low)
+        return torch.addcmul(-self.occupancy.low * scale, positions, scale)
 
     def refresh(self, field: Field, told: Any, step: int) -> None:
         """Every `refresh` steps: ask a share of the cells what they hold, each in some row of `told`."""
@@ -229,15 +233,17 @@ class Radiance(nn.Module):
             origins, directions = (part[0] for part in rays.cast(camera[t : t + 1], size))
             one = type(told)(*(part[t : t + 1] for part in told))
 
-            low, high = self.occupancy.low, self.occupancy.high
-            ends = rays.box(origins, directions, low, high)
-            turn = TURN.get(origins.device.type, TURN_ELSEWHERE)
-            seen = rays.trace(
-                origins, directions, *ends, self.occupancy, self._asked(field, one, directions), self.step, self.recipe.most, turn=turn
-            )
+            ends = rays.box(origins, directions, self.occupancy.low, self.occupancy.high)
+            seen = self.traced(origins, directions, *ends, self._asked(field, one, directions))
             pictures.append(torch.cat([seen.features, seen.opacity[:, None]], 1).t().unflatten(1, size))
             depths.append((seen.depth / seen.opacity.clamp_min(1e-6)).unflatten(0, size))
         return torch.stack(pictures), torch.stack(depths)
+
+    def traced(self, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, ask: rays.Field) -> rays.Composited:
+        """Rays [R,3], [R,3], [R], [R] drawn through `ask`: a sample of a drawn ray stands for `stride` of training."""
+        most, turn = math.ceil(self.recipe.most / self.recipe.stride), TURN.get(origins.device.type, TURN_ELSEWHERE)
+        step = self.step * self.recipe.stride
+        return rays.trace(origins, directions, near, far, self.occupancy, ask, step, most, turn=turn, stop=UNSEEN)
 
     def _asked(self, field: Field, told: Any, directions: Tensor) -> rays.Field:
         """A row of `told` as the field that rays are traced through; on a GPU with networks in half precision."""
@@ -248,7 +254,7 @@ class Radiance(nn.Module):
         def ask(positions: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
             if look is not None:
                 density, colour = look(self.inside(positions), ray)
-                return density / depth, colour
+                return density.div_(depth), colour
             with torch.autocast(positions.device.type, torch.float16, enabled=positions.is_cuda):
                 density, features, _ = field.density(self.inside(positions), told, rows)
                 return density.float() / depth, field.colour(features, Views(directions, ray), told, rows).float()

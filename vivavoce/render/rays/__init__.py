@@ -147,38 +147,40 @@ def trace(
     channels: int = 3,
     turn: int = 4,
     batch: int | None = None,
+    stop: float = STOP,
     backend: str = "auto",
 ) -> Composited:
     """What `composite` gives for the samples of `march`, for whole frames: no gradients, and no samples behind a solid surface.
 
-    The rays go forward `turn` samples at a time, and those that are opaque or at their end are left behind.
+    The rays go forward `turn` samples at a time, and those that are opaque or at their end are left behind. A GPU's host waits once a turn.
 
     Args:
         field: positions [M,3] and flat ray numbers [M] -> sigma [M], features [M,channels].
-        batch: samples given to `field` at once; None = 16384 on a CPU, so that they stay in its cache, and 2**22 elsewhere.
+        batch: samples given to `field` at once; None = 8192 on a CPU, so that they stay in its cache, and 2**22 elsewhere.
+        stop: a ray through which less than this is seen goes no further.
     Returns:
         features [...,channels], opacity [...], depth [...]; weights is empty.
     """
     if not step > 0 or most < 1:
         raise ValueError(f"step is {step}, most is {most}: both must be positive")
     rays, module = _rays(origins, directions, near, far), _load(backend, near)
-    batch = batch or (2**14 if near.device.type == "cpu" else 2**22)
+    batch = batch or (2**13 if near.device.type == "cpu" else 2**22)
     count = len(rays[2])
     sums = (near.new_zeros(count, channels), near.new_zeros(count), near.new_zeros(count), near.new_zeros(count))
     alive = (rays[3] > rays[2]).nonzero()[:, 0]
+    some = tuple(part[alive] for part in rays)
     begin = pytorch.zeros(len(alive), dtype=pytorch.int32, device=near.device)
-    taken = 0
-    while len(alive) and taken < most:
+    taken, found = 0, len(alive)
+    while found and taken < most:
         go = min(turn, most - taken)
-        some = tuple(part[alive] for part in rays)
         (ray, t, dt, positions, starts, found), begin = module.march(some, occupancy and occupancy.cells, step, go, None, None, begin)
         if found:
             whole = alive[ray]
             parts = [field(place, owner) for place, owner in zip(positions.split(batch), whole.split(batch), strict=True)]
-            sigma, features = (pytorch.cat(part).to(near.dtype) for part in zip(*parts, strict=True))
-            module.accumulate(sums, alive, sigma, features, t, dt, starts)
-        on = ((begin >= 0) & ((-sums[3][alive]).exp() >= STOP)).nonzero()[:, 0]
-        alive, begin, taken = alive[on], begin[on], taken + go
+            sigma, features = parts[0] if len(parts) == 1 else (pytorch.cat(part) for part in zip(*parts, strict=True))
+            module.accumulate(sums, alive, sigma.to(near.dtype), features.to(near.dtype), t, dt, starts)
+        begin = pytorch.where((-sums[3][alive]).exp() >= stop, begin, -1)
+        taken += go
     shape = near.shape
     return Composited(sums[0].view(*shape, channels), sums[1].view(shape), sums[2].view(shape), near.new_zeros(0))
 

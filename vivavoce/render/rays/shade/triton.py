@@ -9,7 +9,7 @@ from torch import Tensor
 from . import triton_kernels
 from .contract import BEYOND, MOST, Net
 
-BLOCK = 128  # points a program
+BLOCK, WARPS = 128, 8  # points and warps a program: 64 points for each four warps that multiply together
 LEAST = 16  # rows and columns of a product of a tensor core
 
 
@@ -62,7 +62,7 @@ class Colours:
             with torch.cuda.device_of(ray):
                 triton_kernels.shade[(triton.cdiv(count, BLOCK),)](
                     first, other, ray.contiguous(), self.views, *self.weights, density, colour, count, self.shift,
-                    LIMIT=MOST, BEYOND=BEYOND, BLOCK=BLOCK, num_warps=4, **self.shape,
+                    LIMIT=MOST, BEYOND=BEYOND, BLOCK=BLOCK, num_warps=WARPS, **self.shape,
                 )  # fmt: skip
         return density, colour
 
@@ -80,6 +80,6 @@ class Coordinates:
         if count:
             with torch.cuda.device_of(features):
                 triton_kernels.coordinate[(triton.cdiv(count, BLOCK),)](
-                    features, *self.weights, place, count, BLOCK=BLOCK, num_warps=4, **self.shape
+                    features, *self.weights, place, count, BLOCK=BLOCK, num_warps=WARPS, **self.shape
                 )  # fmt: skip
         return place
