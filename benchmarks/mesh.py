@@ -6,6 +6,13 @@
 A bumpy globe that nearly fills the picture. "raster" finds the triangle of each pixel; "frame" is raster, shares, six values carried to
 the pixels and the antialiased outline; "frame+gradient" also their gradient in places and values. The plain version is the torch
 back end of the same contract, on the same device.
+
+The peer is built on the machine itself, without a network (it needs nvcc, a C++ compiler, torch and setuptools; version 0.4.0, of which the
+folders csrc and nvdiffrast, setup.py, pyproject.toml and README.md are enough, 77 kB packed):
+
+    mkdir /tmp/peer && tar -C /tmp/peer -xzf nvdiffrast-0.4.0.tar.gz && cd /tmp/peer
+    TORCH_CUDA_ARCH_LIST=9.0 MAX_JOBS=16 python setup.py build_ext --inplace egg_info && cd -
+    PYTHONPATH=.:/tmp/peer python benchmarks/mesh.py --device cuda
 """
 
 from __future__ import annotations
@@ -62,16 +69,16 @@ def best(run: Callable[[], Any], repeats: int, device: str) -> float:
 def frame(target: Tensor, faces: Tensor, values: Tensor, linked: mesh.Links, size: int, backend: str) -> Tensor:
     """[B,6,H,W]"""
     seen = mesh.rasterize(target, faces, (size, size), backend)
-    pixels = mesh.covered(target, faces, seen)
-    image = mesh.paint(mesh.carry(values, pixels), pixels, len(target))
-    return mesh.antialias(image, target, faces, linked, seen)
+    pixels = mesh.covered(target, faces, seen, backend)
+    image = mesh.paint(mesh.carry(values, pixels, backend), pixels, len(target))
+    return mesh.antialias(image, target, faces, linked, seen, backend)
 
 
 def plain(target: Tensor, faces: Tensor, values: Tensor, linked: mesh.Links, size: int) -> Tensor:
     """The same by the torch back end and dense pictures."""
     seen = mesh.rasterize(target, faces, (size, size), "torch")
     image = mesh.interpolate(values, faces, seen, mesh.weights(target, faces, seen)).permute(0, 3, 1, 2)
-    return mesh.antialias(image, target, faces, linked, seen)
+    return mesh.antialias(image, target, faces, linked, seen, "torch")
 
 
 def peer(target: Tensor, faces: Tensor, values: Tensor, size: int) -> Callable[[], Tensor] | None:
@@ -81,13 +88,14 @@ def peer(target: Tensor, faces: Tensor, values: Tensor, size: int) -> Callable[[
     module = importlib.import_module(f"{PEER}.torch")
     context = module.RasterizeCudaContext()
     triangles = faces.int()
+    linked = module.antialias_construct_topology_hash(triangles)  # once, as ours
 
     def run() -> Tensor:
         x, y, z = target.unbind(2)
         flat = torch.stack([(x / size * 2 - 1) * z, (y / size * 2 - 1) * z, (z - 4) * 0.5 * z, z], 2)  # clip space
         found, _ = module.rasterize(context, flat, triangles, (size, size))
         image, _ = module.interpolate(values, found, triangles)
-        return module.antialias(image.contiguous(), found, flat, triangles)
+        return module.antialias(image.contiguous(), found, flat, triangles, linked)
 
     return run
 

@@ -69,7 +69,7 @@ class Morphable:
 
 def normals(vertices: Tensor, triangles: Tensor) -> Tensor:  # [...,V,3], [F,3] -> [...,V,3] unit length
     """Normals of the vertices, those of their triangles added up by area."""
-    a, b, c = (vertices[..., triangles[:, k], :] for k in range(3))
+    a, b, c = (vertices.index_select(-2, triangles[:, k]) for k in range(3))
     face = torch.linalg.cross(b - a, c - a)
     total = torch.zeros_like(vertices)
     for k in range(3):

@@ -96,6 +96,7 @@ class DynTet(Renderer):
     needs: ClassVar[frozenset[str]] = frozenset({"camera", "body", "motion", "eyes"})
     loss_needs: ClassVar[frozenset[str]] = frozenset({"frames", "labels", "mouth", "landmarks"})
     space = "bfm"
+    classes: Tensor
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
             steps=24, fix=8, guided=12, warm=10, batch=2, size=48, resolution=10, width=16, hidden=16, condition=16, levels=4, finest=64,
@@ -161,13 +162,11 @@ class DynTet(Renderer):
         head = torch.isin(clip.labels, torch.tensor(HEAD))
         solid = head_solid(motion.moved(wide[None])[0], triangles, hole, clip.camera, head, round(2.3 * self.config.resolution))
         self.head.begin(solid, motion, wide, triangles, hole, self.config.resolution)
-        nothing = torch.zeros(self.config.condition)
         shape = self.head.shape()
         target = seen(shape.rest.expand(len(head), -1, -1), clip.camera)
         shown = draw.visible(target, shape.surface.faces, (head.shape[1], head.shape[2]), TRUNCATED)
-        self.skin.warm(
-            self.head.unit(shape.rest), first_colours(target, shown, head, clip.frames), nothing, self.config.warm, self.config.rate
-        )
+        colours, nothing = first_colours(target, shown, head, clip.frames), torch.zeros(self.config.condition)
+        self.skin.warm(self.head.unit(shape.rest), colours, nothing, self.config.warm, self.config.rate)
 
     def encode(self, source: Clip | None = None) -> Shape:
         """All that no frame changes."""
