@@ -181,6 +181,14 @@ def test_silence_is_refused(tmp_path: Path) -> None:
         checks.run(folder, lambda done, total: None)
 
 
+def test_an_offset_that_cannot_be_told_says_why() -> None:
+    said = checks.judged_sync(None)
+    assert said.verdict == "warn" and "less than 4 s" in said.what
+    said = checks.judged_sync(sync.Sync(-0.034, 2.3, 0.3, [0.0] * 31))
+    assert said.verdict == "warn" and "34 ms before" in said.what and "2.3, believed from 4" in said.what and "20 s" in said.advice
+    assert checks.judged_sync(sync.Sync(0.237, 8.9, 0.4, [0.0] * 31)).limit == "at most 80 ms, refused above 160 ms"
+
+
 def test_every_limit_is_between_pass_and_refuse() -> None:
     for check in (*checks.EARLY, *checks.LATE):
         little = abs(check.warn) * (0.01 if check.low else -0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import warnings
@@ -80,7 +81,9 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
         raise InputError(path, "unknown kind of picture", "name it .png or .jpg") from e
     except (OSError, ValueError) as e:
         cause = getattr(e, "strerror", None) or str(e)
-        raise InputError(path, f"cannot be written ({cause})", "choose another place, or an ending such as .png") from e
+        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room and run the same command again" if full else "choose another place, or an ending such as .png"
+        raise InputError(path, f"cannot be written ({cause})", remedy) from e
     finally:
         part.unlink(missing_ok=True)
 

@@ -109,14 +109,15 @@ def judged(check: Check, value: float) -> Verdict:
 def judged_sync(found: sync.Sync | None) -> Verdict:
     """The verdict on the offset of the sound; one that cannot be told is worth a warning."""
     shown = judged(OFFSET, abs(found.offset) if found is not None else 0.0)
-    if found is None or found.confidence < sync.SURE:
+    if found is None:
+        why = f"the lips or the sound move too little, or for less than {sync.FEWEST / FPS:.0f} s, to tell the sound's offset"
+        return Verdict("sync", why, "?", shown.limit, WARN, "see that the person speaks, for 20 s or more")
+    way = "after" if found.offset > 0 else "before"
+    if found.confidence < sync.SURE:
         why = "the lips do not follow the sound clearly enough to tell its offset"
-        if found is not None:
-            way = "after" if found.offset > 0 else "before"
-            why += f" (perhaps {abs(found.offset) * 1000:.0f} ms {way}; confidence {found.confidence:.1f}, believed from {sync.SURE:.0f})"
+        why += f" (perhaps {abs(found.offset) * 1000:.0f} ms {way}; confidence {found.confidence:.1f}, believed from {sync.SURE:.0f})"
         advice = "see that the person in the picture is the one who is heard, and that the clip has 20 s of speech or more"
         return Verdict("sync", why, "?", shown.limit, WARN, advice)
-    way = "after" if found.offset > 0 else "before"
     what = f"sound {abs(found.offset) * 1000:.0f} ms {way} the lips (confidence {found.confidence:.1f})"
     advice = f"move the sound: ffmpeg -i IN -itsoffset {-found.offset:.3f} -i IN -map 0:v -map 1:a -c:v copy OUT"
     return Verdict("sync", what, f"{found.offset * 1000:.0f}", shown.limit, shown.verdict, advice if shown.verdict != PASS else "")
