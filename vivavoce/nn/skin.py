@@ -54,16 +54,20 @@ class Skin(nn.Module):
         self.grid = Grid(3, levels, 2, 16, finest, table)
         self.spot, self.told = nn.Linear(self.grid.width, hidden), nn.Linear(condition, hidden)
         last = nn.Linear(hidden, 9)
-        self.texture = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
+        self.texture = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(hidden, hidden), nn.ReLU(inplace=True), last)
         self.light = Environment()
         nn.init.zeros_(last.bias)
         with torch.no_grad():
             last.weight[3:] *= 0.1
             last.bias[3:6] = torch.tensor([-4.0, 0.0, -4.0])  # no shadow, half rough, no metal
 
-    def _look(self, place: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [P,3] in 0..1, [P or 1,hidden]
+    def _told(self, frame: Tensor) -> Tensor:  # [T,condition] -> [T,hidden]
+        return self.told(frame) + self.spot.bias
+
+    def _look(self, place: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [P,3] in 0..1, [P or 1,hidden] of `_told`
         """Colour 0..1, material 0..1 and bump (-BUMP to BUMP) of points of the surface: three of [P,3]."""
-        colour, material, bump = self.texture(self.spot(self.grid(place) * LOUD) + told).split(3, 1)
+        spot = torch.addmm(told, self.grid(place), self.spot.weight.t(), alpha=LOUD)
+        colour, material, bump = self.texture(spot).split(3, 1)
         return torch.sigmoid(colour), torch.sigmoid(material), BUMP * torch.tanh(bump)
 
     def seen(self, place: Tensor, frame: Tensor, row: Tensor, normal: Tensor, at: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
@@ -73,7 +77,7 @@ class Skin(nn.Module):
             place: [P,3] in 0..1. frame: [T,condition]. row: [P] int64, frame of each pixel. normal: [P,3] in the head's axes.
             at: [P,2] px. camera: T rows; the light stands still with it.
         """
-        colour, material, bump = self._look(place, self.told(frame).index_select(0, row))
+        colour, material, bump = self._look(place, self._told(frame).index_select(0, row))
         normal = functional.normalize(functional.normalize(normal, dim=1, eps=1e-8) + bump, dim=1, eps=1e-8)
         told = torch.cat([camera.pose[:, :3, :3].flatten(1), camera.center, camera.focal], 1).index_select(0, row)  # [P,13]
         turned = (told[:, :9].unflatten(1, (3, 3)) * normal[:, :, None]).sum(1)
@@ -89,7 +93,7 @@ class Skin(nn.Module):
         for _ in range(steps):
             some = torch.randint(len(place), (min(ALIKE, len(place)),))
             optimizer.zero_grad()
-            (self._look(place[some], self.told(frame)[None])[0] - colour[some]).abs().mean().backward()
+            (self._look(place[some], self._told(frame[None]))[0] - colour[some]).abs().mean().backward()
             optimizer.step()
         self.zero_grad()
 
@@ -103,7 +107,7 @@ class Skin(nn.Module):
         """
         target = torch.cat([flat * size, torch.ones_like(flat[:, :1])], 1)[None]
         pixels = covered(target, faces, rasterize(target, faces, (size, size)))
-        colour, material, bump = self._look(carry(place, pixels), self.told(frame)[None])
+        colour, material, bump = self._look(carry(place, pixels), self._told(frame[None]))
         turned = functional.normalize(carry(normal, pixels) + bump, dim=1, eps=1e-8)
         matt = colour * (1 - material[:, :1]) * self.light.irradiance(turned).clamp(min=0)
         picture = paint(torch.cat([matt, torch.ones_like(matt[:, :1])], 1), pixels, 1)[0].cpu()
