@@ -296,7 +296,7 @@ def _found(renderer: Renderer, places: Sequence[Path], notes: list[str]) -> str:
     folder = places[-1].parent if places else "FOLDER"
     cause = f"it reads motion in the space {renderer.space!r}, and nothing here makes that from speech"
     remedy = f"run: vivavoce train geneface_motion {folder} --preset {renderer.space}"
-    if renderer.space == "keypoints":  # no person folder holds them yet
+    if renderer.space == "keypoints":  # dit_motion alone makes them
         remedy = "add --drive FILM, whose face moves this one, or --generator with a run of dit_motion in that space"
     raise InputError(type(renderer).__name__, cause, remedy)
 

@@ -4,6 +4,8 @@
 "landmarks": how far each of 68 points lies from an average face, without the head's pose, in centimetres, x y z of the first
 point, then of the second: 204 numbers (`aud_idexp.npy`, which GeneFace and R2-Talker put in the place of speech features).
 "bfm": 64 coefficients of the tracker's expressions, its 3 angles (rad) and 3 of place: 70 numbers (`data/coefficients.py`).
+"keypoints": LivePortrait's rotation, translation, scale and expression of 21 points (`keypoints.npy`): 70 numbers, of which 63 are the
+expression. Its pose is of its own crop and goes with it, so `motion` gives the whole.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from vivavoce.data import coefficients, lineage
-from vivavoce.types import InputError
+from vivavoce.types import InputError, Motion
 
 LAST = 3  # frames that another tool's table may lack at its end
 POINTS = 68
+KEYPOINTS = 70  # numbers of a row: 3 rad, 3 of place, scale, 21 points
 Reader = Callable[[Path, int], Any]  # folder, number of frames -> float32 [T,E], T at least that number
 
 
@@ -73,4 +77,25 @@ def _bfm(folder: Path, frames: int) -> Any:  # -> float32 [T,70]
     return whole(coefficients.of_folder(folder), folder / "track_params.pt", frames, "tracking")
 
 
-READERS: dict[str, Reader] = {"blendshapes": _blendshapes, "landmarks": _landmarks, "bfm": _bfm}
+def _keypoints(folder: Path, frames: int) -> Any:  # -> float32 [T,70]
+    path = folder / "keypoints.npy"
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        weights = "and LivePortrait's weights (vivavoce assets list)"
+        raise InputError(path, "is not there", f"{remedy(folder, 'keypoints')}; it wants prepared frames {weights}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(path, f"no NumPy file ({error})", remedy(folder, "keypoints")) from error
+    if rows.ndim != 2 or rows.shape[1] != KEYPOINTS:
+        raise InputError(path, f"its shape is {list(rows.shape)}, not [T,{KEYPOINTS}]", remedy(folder, "keypoints"))
+    return whole(rows.astype(np.float32), path, frames, "keypoints")
+
+
+def motion(rows: Tensor, pose: Motion, space: str) -> Motion:  # [T,E] -> T rows
+    """Rows of a space's table as Motion: with the head's pose in the frame, or for "keypoints" with their own."""
+    if space == "keypoints":
+        return Motion(rows[:, :3], rows[:, 3:6], rows[:, 6:7], rows[:, 7:], space)
+    return Motion(pose.rotation, pose.translation, pose.scale, rows, space)
+
+
+READERS: dict[str, Reader] = {"blendshapes": _blendshapes, "landmarks": _landmarks, "bfm": _bfm, "keypoints": _keypoints}

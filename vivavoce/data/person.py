@@ -155,9 +155,8 @@ class Person:
         return self._camera[torch.searchsorted(self.rows, index)]
 
     def _read_motion(self, index: Tensor) -> Motion:
-        motion = motion_from_camera(self._read_camera(index))
-        expression = torch.from_numpy(np.asarray(self._expressions[index.numpy()], np.float32))
-        return Motion(motion.rotation, motion.translation, motion.scale, expression, self.space)
+        rows = torch.from_numpy(np.asarray(self._expressions[index.numpy()], np.float32))
+        return motions.motion(rows, motion_from_camera(self._read_camera(index)), self.space)
 
     def _read_points(self, index: Tensor) -> Tensor:
         return self._points[index] * self.scale

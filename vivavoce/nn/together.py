@@ -68,16 +68,20 @@ class Together(Generic[Asked, Made]):
             turn.done = True
 
 
-def rows(work: Callable[..., Tensor], most: int = 8) -> Callable[..., Tensor]:
+class Rows:
     """A function of tensors with one row an item -> a tensor with as many rows, for many threads: their rows go in one after another."""
 
-    def all_rows(asked: list[tuple[Tensor, ...]]) -> Sequence[Tensor]:
-        made = work(*asked[0]) if len(asked) == 1 else work(*(torch.cat(part) for part in zip(*asked, strict=True)))
+    def __init__(self, work: Callable[..., Tensor], most: int = 8) -> None:
+        self.work = work
+        self.together: Together[tuple[Tensor, ...], Tensor] = Together(self._all, most)
+
+    def __call__(self, *asked: Tensor) -> Tensor:
+        return self.together(asked)
+
+    def _all(self, asked: list[tuple[Tensor, ...]]) -> Sequence[Tensor]:
+        made = self.work(*asked[0]) if len(asked) == 1 else self.work(*(torch.cat(part) for part in zip(*asked, strict=True)))
         settle(made)
         return made.split([len(one[0]) for one in asked])
-
-    together = Together(all_rows, most)
-    return lambda *asked: together(asked)
 
 
 def settle(made: Tensor) -> None:

@@ -54,6 +54,7 @@ class Step:
     run: Callable[[Folder, Progress], None]
     verify: Callable[[Folder], None]
     options: tuple[str, ...] = field(default=())  # fields of Options that change the outputs
+    ready: Callable[[], bool] = lambda: True  # False: left out unless it is asked for by name, as its weights are not on this machine
 
 
 def steps() -> list[Step]:
@@ -97,9 +98,9 @@ def asked(every: Sequence[Step], task: int | None, only: str | Sequence[str] | N
 
 
 def chosen(every: Sequence[Step], named: Collection[str]) -> list[Step]:
-    """The steps named (none: all) and all they read, in order."""
+    """The steps named (none: all that are ready) and all they read, in order."""
     if not named:
-        return list(every)
+        return [s for s in every if s.ready()]
     names = set(named)
     for step in reversed(every):
         if step.name in names:

@@ -52,6 +52,7 @@ class Stage:
     def __init__(self, actors: Mapping[str, Path], limits: uploads.Limits, device: str = "auto", shared: bool | None = None) -> None:
         self.actors, self.limits, self.device = actors, limits, run.pick_device(device)
         self.shared = self.device.startswith("cuda") if shared is None else shared
+        self.build = run.build  # how a Talker is made
         self.lock, self.open = threading.Lock(), 0
         self.building, self.casts = threading.Lock(), dict[str, tuple[Talker, tuple[int, int], list[str]]]()
         self.threads = ThreadPoolExecutor(2 * max(1, limits.live), "live")  # each session speaks in one and hears in one
@@ -84,7 +85,7 @@ class Stage:
         with tempfile.TemporaryDirectory(prefix="vivavoce-live-") as folder:
             source = self.actors[actor] if actor else uploads.source(BytesIO(portrait), Path(folder), self.limits)
             if not self.shared or options.background:  # a background is put into the renderer itself
-                talker, size, notes = run.build(source, options)
+                talker, size, notes = self.build(source, options)
             else:
                 talker, size, notes = self._cast(actor, source, options)
         return Session(talker, size, [note.replace(folder, "") for note in notes], mark, hurry)
@@ -94,7 +95,7 @@ class Stage:
         key = repr((actor, sorted({**vars(options), "face": 0}.items())))
         with self.building:
             if key not in self.casts:
-                talker, size, notes = run.build(source, options)
+                talker, size, notes = self.build(source, options)
                 if talker.identity is None:
                     talker.renderer = Ensemble(talker.renderer)
                 rehearse(talker, self.limits.live)
@@ -103,7 +104,7 @@ class Stage:
             first, size, notes = self.casts[key]
         if actor:
             return first.again(first.source), size, notes
-        talker, size, more = run.build(source, options, first)
+        talker, size, more = self.build(source, options, first)
         return talker, size, list(dict.fromkeys([*notes, *more]))
 
 
@@ -130,7 +131,8 @@ def rehearse(talker: Talker, most: int) -> None:
     """Draw silence in batches of 1, 2, 4, ... rows, so that nothing is compiled while somebody waits."""
     block, talker.block = talker.block, 1
     while talker.block < 2 * min(most, 8):
-        for _ in talker.stream([torch.zeros(talker.block * HOP)]):
+        ahead = int(talker.lookahead * FPS / 1000) + 2  # rows that come with the end of the sound, and not together
+        for _ in talker.stream([torch.zeros((talker.block + ahead) * HOP)]):
             pass
         talker.block *= 2
     talker.block = block

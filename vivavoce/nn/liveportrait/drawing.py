@@ -18,6 +18,7 @@ from vivavoce import assets
 from vivavoce.nn.liveportrait import Networks
 from vivavoce.nn.liveportrait.blocks import fold
 from vivavoce.nn.liveportrait.decoder import SLOPE, Spade, SpadeBlock, SpadeDecoder, SpectralConv
+from vivavoce.nn.together import Rows
 
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]  # volume [T,C,D,H,W], driving and source points [T,K,3] -> [T,3,h,w]
 
@@ -162,13 +163,13 @@ class Graphs:
                 self.draw(*inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph):
+        with torch.no_grad(), torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on meanwhile
             out = self.draw(*inputs)
         return graph, inputs, out  # type: ignore[return-value]
 
 
 def ready(networks: Networks, half: bool = True, compiled: bool = False) -> Draw:
-    """The quickest drawer of the device that the networks are on.
+    """The quickest drawer of the device that the networks are on; on CUDA what several threads draw at once is one batch.
 
     Args:
         networks: with their weights.
@@ -182,7 +183,7 @@ def ready(networks: Networks, half: bool = True, compiled: bool = False) -> Draw
     if compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(assets.cache() / "inductor"))
         draw = torch.compile(drawer, mode="max-autotune-no-cudagraphs" if cuda else "default")
-    return Graphs(draw) if cuda else draw
+    return Rows(Graphs(draw)) if cuda else draw
 
 
 def _norms(block: SpadeBlock) -> list[Spade]:

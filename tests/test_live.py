@@ -1,0 +1,216 @@
+"""Live sessions: many at once on shared networks, pictures left out rather than late, and a face that is silent with its microphone."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests import hostile
+from vivavoce import run, speech
+from vivavoce.face.landmarker import Landmarker
+from vivavoce.method import Renderer
+from vivavoce.nn.together import Rows, Together
+from vivavoce.serve import stage, uploads
+from vivavoce.talker import Talker
+from vivavoce.types import FPS, RATE, Clip
+
+SIDE = 32
+
+
+def until(true: Any) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+# ---- calls of several threads as one ----
+
+
+def test_what_is_asked_while_a_batch_is_made_is_the_next_batch() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def double(asked: list[int]) -> list[int]:
+        begun.set()
+        assert free.wait(60)
+        if 3 in asked:
+            raise ValueError("three")
+        return [2 * n for n in asked]
+
+    together, found = Together(double), dict[int, int | str]()
+
+    def ask(n: int) -> None:
+        try:
+            found[n] = together(n)
+        except ValueError as error:
+            found[n] = str(error)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(7)]
+    threads[0].start()
+    assert begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: len(together.waiting) == 6)
+    free.set()
+    for thread in threads:
+        thread.join(60)
+    assert found == {n: "three" if n == 3 else 2 * n for n in range(7)}  # one bad question spoils no other
+    assert together.batches in ({1: 5, 2: 1}, {1: 3, 4: 1})  # 1; four, one by one if the bad one was there; two, likewise
+
+
+def test_rows_of_several_threads_come_back_to_each() -> None:
+    rows = Rows(lambda a, b: a + b)
+    asked = [(torch.full((n, 2), float(n)), torch.ones(n, 2)) for n in (1, 3, 2)]
+    assert [made.tolist() for made in rows._all(asked)] == [(a + b).tolist() for a, b in asked]
+    assert rows(*asked[1]).shape == (3, 2)
+
+
+# ---- sessions ----
+
+
+class Loud(Renderer):
+    """As bright as its frame is loud: an identity that lies in the weights."""
+
+    needs = frozenset({"speech", "eyes"})
+    speech, window = "mel", (0, 2)
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.weight = torch.nn.Parameter(torch.tensor(0.05))
+        self.rows: list[int] = []
+
+    def render(self, identity: Any, clip: Clip) -> Tensor:
+        assert identity is None and clip.speech is not None and clip.eyes is not None
+        self.rows.append(len(clip))
+        bright = (0.5 + self.weight * clip.speech.mean((1, 2))).clamp(0, 1) * clip.eyes.mean(1)
+        return bright[:, None, None, None].expand(-1, 3, SIDE, SIDE)
+
+
+class Still:
+    """One row, eyes open."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def clip(self, rows: Any, needs: Any = None) -> Clip:
+        return Clip(eyes=torch.ones(len(rows), 2), index=torch.zeros(len(rows), dtype=torch.long))
+
+
+def room(shared: bool, live: int = 4) -> stage.Stage:
+    def made(source: Path, options: run.Options, like: Talker | None = None) -> Any:
+        still: Any = Still()
+        talker = like.again(still) if like is not None else Talker(Loud(), still, {"mel": speech.load("mel")}, None, None, options.block)
+        return talker, (SIDE, SIDE), ["a note"]
+
+    out = stage.Stage({}, uploads.Limits(live=live), "cpu", shared)
+    out.build = made
+    return out
+
+
+def begin(place: stage.Stage, tmp_path: Path, **wishes: Any) -> stage.Session:
+    return place.session({"mark": "none", **wishes}, hostile.picture(tmp_path / "face.jpg").read_bytes())
+
+
+def said(session: stage.Session, sound: bytes, piece: int = 1280) -> dict[int, np.ndarray]:
+    """Pictures by their numbers; the sound is given from another thread."""
+    shown: dict[int, np.ndarray] = {}
+
+    def give() -> None:
+        for at in range(0, len(sound), piece):
+            session.hear(sound[at : at + piece])
+        session.hear(None)
+
+    giving = threading.Thread(target=give)
+    giving.start()
+    session.speak(lambda number, data: shown.__setitem__(number, np.asarray(Image.open(io.BytesIO(data)))))
+    giving.join(60)
+    return shown
+
+
+def spoken(seconds: float, seed: int = 0) -> bytes:
+    """Sound that is loud and quiet in turns."""
+    noise = np.random.default_rng(seed).normal(size=round(seconds * RATE)) * (np.arange(round(seconds * RATE)) // 3200 % 2)
+    return (3000 * noise).astype("<i2").tobytes()
+
+
+def test_sessions_on_one_network_say_what_they_would_say_alone(tmp_path: Path) -> None:
+    sounds = [spoken(1, seed) for seed in range(4)]
+    alone = [said(begin(room(False), tmp_path), sound) for sound in sounds]
+    place = room(True)
+    sessions = [begin(place, tmp_path)]
+    ensemble: Any = sessions[0].talker.renderer
+    assert {1, 2, 4} <= set(ensemble.inner.rows)  # rehearsed in the sizes that may come
+    sessions += [begin(place, tmp_path) for _ in sounds[1:]]
+    assert len({id(s.talker.renderer) for s in sessions}) == 1 and sessions[1].notes == ["a note"]
+    assert len({id(s.talker.renderer) for s in [*sessions, begin(place, tmp_path, seed=1)]}) == 2  # other wishes, other networks
+    together: dict[int, dict[int, np.ndarray]] = {}
+    threads = [threading.Thread(target=lambda k=k: together.__setitem__(k, said(sessions[k], sounds[k]))) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for k, wanted in enumerate(alone):
+        assert list(together[k]) == list(wanted) == list(range(25))
+        assert all(np.array_equal(together[k][n], wanted[n]) for n in wanted)
+    assert sum(size * count for size, count in ensemble.together.batches.items()) >= 100
+
+
+def test_a_session_in_a_hurry_leaves_out_what_would_come_late(tmp_path: Path) -> None:
+    sound = spoken(3)
+    patient, hasty = (begin(room(False), tmp_path, hurry=hurry) for hurry in (False, True))
+    wanted = said(patient, sound)
+    assert list(wanted) == list(range(75)) and patient.frames == 75
+    for at in range(0, len(sound), 9600):  # all the sound is there before the first picture
+        hasty.hear(sound[at : at + 9600])
+    hasty.hear(None)
+    shown: dict[int, bytes] = {}
+    hasty.speak(shown.__setitem__)
+    behind = round(FPS * stage.HURRY + hasty.talker.lookahead / 40)
+    assert list(shown) == list(range(min(shown), 75)) and abs(75 - len(shown) - (75 - behind)) <= 1
+    assert hasty.frames == len(shown) and hasty.done == 75
+    assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(data))), wanted[n]) for n, data in shown.items())
+
+
+def test_pieces_of_any_size_wait_in_little_memory(tmp_path: Path) -> None:
+    session = begin(room(False), tmp_path)
+
+    def give() -> None:
+        with pytest.raises(stage.Gone):
+            session.hear(bytes(20 << 20))
+
+    giving = threading.Thread(target=give)
+    giving.start()
+    until(session.sound.full)
+    assert sum(len(part or b"") for part in session.sound.queue) <= 2 * stage.LONGEST * stage.WAITING
+    session.leave()
+    giving.join(60)
+    assert not giving.is_alive()
+
+
+# ---- silence ----
+
+
+def test_a_silent_microphone_shuts_the_mouth_and_the_face_lives_on(tmp_path: Path) -> None:
+    """Three seconds of a quiet room's hiss, then somebody speaks: seen in the pictures that a client gets."""
+    session = stage.Stage({}, uploads.Limits(), "cpu").session({"mark": "none"}, hostile.picture(tmp_path / "face.jpg").read_bytes())
+    hiss = 30 * np.random.default_rng(0).normal(size=3 * RATE)  # -61 dB of full scale
+    shown = said(session, np.concatenate([hiss, 20000 * hostile.babble(0.8)]).astype("<i2").tobytes())
+    finder, face, faces = Landmarker(most=1), None, []
+    for number in range(95):
+        face = finder.follow(shown[number], face)
+        assert face is not None
+        faces.append(face)
+    gaps, eyes = np.array([f.mouth_open for f in faces]), np.array([float(f.eyes.mean()) for f in faces])
+    nose = np.stack([f.points[1, :2] for f in faces[:70]])
+    assert gaps[:70].max() < 0.03 and gaps[78:].max() > 0.1
+    assert np.ptp(nose, axis=0).max() > 0.5  # px: the head sways
+    assert eyes[:75].min() < 0.6 * eyes[0]  # and blinks
