@@ -271,3 +271,15 @@ def test_a_patch_reads_back_the_picture() -> None:
     y, x = torch.meshgrid(torch.arange(2, 5), torch.arange(1, 4), indexing="ij")
     looked = Looked(x.reshape(1, -1), y.reshape(1, -1), 3)
     assert torch.equal(looked.square(looked.read(images)), images[:, :, 2:5, 1:4])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_networks_in_half_precision_lose_as_much(name: str) -> None:
+    method, person = begun(name)
+    clip, values = person.clip([0, 5], method.needs | method.loss_needs), []
+    for half in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            values.append({key: value.item() for key, value in method.loss(clip).items()})
+    for key, value in values[0].items():
+        assert abs(value - values[1][key]) < 0.02 * value + 1e-3, key

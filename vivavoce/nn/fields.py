@@ -38,7 +38,7 @@ class Rows:
 
     def add(self, points: Tensor, values: Tensor) -> Tensor:  # [N,C], [count,C] -> [N,C]
         """`points + take(values)`, written over `points`, which nobody else may need."""
-        return points.add_(values) if self.index is None else points.addmm_(self.shares.to(points.dtype), values)
+        return points.add_(values) if self.index is None else points.addmm_(self.shares.to(points.dtype), values.to(points.dtype))
 
     @cached_property
     def shares(self) -> Tensor:  # [N,count] of zeros and ones
@@ -177,7 +177,8 @@ class Colour(nn.Module):
     def forward(self, inner: Tensor, shown: Tensor, views: Views, code: Tensor, rows: Rows) -> Tensor:
         """Colour [N,3] in 0..1 of points whose features are `inner` [N,K] times the layer `shown` [width,K], not yet multiplied."""
         tint, view = self.net.point.weight.split((self.width, 16), 1)
-        first = functional.linear(inner, tint @ shown).addmm_(views.take(spherical(views.directions)), view.t())
+        first = functional.linear(inner, tint @ shown)  # in half precision where the caller wants that: so must be what is added in place
+        first.addmm_(views.take(spherical(views.directions).to(first.dtype)), view.t().to(first.dtype))
         assert self.net.row is not None
         return tinted(self.net.rest(rows.add(first, self.net.row(code))))
 
