@@ -132,6 +132,8 @@ class Canonical:
         x, y = (spline(torch.from_numpy(finest.points[k, self.few]), CELLS).numpy() for k in (0, 1))
         self.nodes = (y[:, :, None] * x[:, None, :]).reshape(len(x), -1)  # [N,64] how much each node moves each point
         self.stiff = thin_plate(CELLS + 3)
+        both = np.kron(np.eye(2, dtype=np.float32), self.stiff)
+        self.held = STIFF * both + 1e-4 * np.eye(len(both), dtype=np.float32)
 
     def _level(self, picture: Floats, where: NDArray[np.bool_]) -> Level:
         height, width = picture.shape
@@ -178,7 +180,7 @@ class Canonical:
             system, right = heavy.T @ columns, (heavy.T @ rest).reshape(2, count)
             scale = float(np.trace(system)) / len(system)
             right += scale * STIFF * (found @ self.stiff)
-            system += scale * (STIFF * np.kron(np.eye(2, dtype=np.float32), self.stiff) + 1e-4 * np.eye(len(system), dtype=np.float32))
+            system += scale * self.held
             found -= np.linalg.solve(system, right.reshape(-1)).reshape(2, count)
         return (found / aspect).reshape(2, CELLS + 3, CELLS + 3)
 
