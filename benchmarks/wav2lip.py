@@ -3,7 +3,7 @@
     python benchmarks/wav2lip.py --device cuda --peer WAV2LIP_CHECKOUT
     python benchmarks/wav2lip.py --device cuda --faces PACKED --expert RUN --runs RUN RUN --out sheet.png
 
-`--faces` takes packed faces (vivavoce.prepare.faces.pack) that no run was trained on. Every film is drawn with its own sound, another
+`--faces` takes packed faces (vivavoce prepare --data) that no run was trained on. Every film is drawn with its own sound, another
 moment of it as the reference ("same sound": SSIM, PSNR of the lower half; LMD where the face landmarker is here), and with the sound of the
 next film, each frame its own reference, as a film is dubbed ("other sound"). Sync is expert sync, not LSE: name the expert with it.
 """

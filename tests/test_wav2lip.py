@@ -17,14 +17,11 @@ from tests.synthetic import SyntheticPerson
 from tests.test_syncnet import near, recorded
 from vivavoce import media, registry, run, speech, train
 from vivavoce.data.dubbed import Dubbed
-from vivavoce.data.faces import Faces
 from vivavoce.face.box import face_box
-from vivavoce.face.landmarker import Landmarker
 from vivavoce.methods.wav2lip import Wav2Lip
 from vivavoce.nn import moments
 from vivavoce.nn.mel_encoder import load_published
 from vivavoce.nn.wav2lip import SIDES, Discriminator, Generator, masked
-from vivavoce.prepare.faces import pack
 from vivavoce.prepare.people import film as dubbing
 from vivavoce.prepare.people import people
 from vivavoce.speech import windows
@@ -207,29 +204,6 @@ def test_a_film_of_one_frame_and_one_that_is_not_long_enough(tmp_path: Path) -> 
         source.clip([0], {"camera"})
     with pytest.raises(InputError, match="ends before"):
         Dubbed(tmp_path / "a.png", np.zeros((3, 68, 2))).clip(slice(0, 3))
-
-
-@pytest.mark.real
-def test_packed_faces_are_the_film(shared_data: Path, film: Path, tmp_path: Path) -> None:
-    speaker = shared_data / "grid_multi" / "1448a660_sbwe5n.mpg"
-    bad = pack([speaker, film], tmp_path)
-    assert list(bad) == [film] and "2 people" in bad[film]
-    source = Faces(tmp_path, "all", Wav2Lip.window)
-    assert len(source) == 75 and source.size == (112, 112) and source.spans.tolist() == [[0, 75]]
-    assert len(Faces(tmp_path, "train")) == 69 and len(Faces(tmp_path, "val")) == 6
-    clip = source.clip(slice(0, 30), Wav2Lip.needs)
-    assert clip.landmarks is not None and clip.speech is not None and clip.frames is not None
-    heard = windows(speech.encode(speech.load("mel_wav2lip"), media.audio(speaker)), *Wav2Lip.window)
-    assert (clip.speech - heard[:30]).abs().max() < 4e-3  # float16
-    box = face_box(clip.landmarks)
-    assert ((box[:, 3] - box[:, 1]) * 1.2 - 112).abs().max() < 0.1  # the face fills the crop
-    seen = Landmarker()((clip.frames[5].permute(1, 2, 0) * 255).byte().numpy())[0]
-    assert np.abs(seen.landmarks68 - clip.landmarks[5].numpy()).mean() < 2  # px: the landmarks lie on the face
-    assert torch.isfinite(row(SyntheticPerson()).loss(clip[torch.arange(20)])["picture"])
-    with pytest.raises(InputError, match="camera"):
-        source.clip([0], {"camera"})
-    with pytest.raises(InputError, match="no faces_"):
-        Faces(tmp_path / "none")
 
 
 @pytest.mark.real

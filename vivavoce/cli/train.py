@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vivavoce.cli.prepare import faces_of, shown
 from vivavoce.cli.screen import bar, out
-from vivavoce.cli.words import Folder, Name, Place, parse
+from vivavoce.cli.words import Data, Folders, Name, Place, parse
 from vivavoce.how import How
+from vivavoce.registry import Card
 from vivavoce.types import InputError, Source
 
 
 @dataclass
 class Train(How):
-    """Train a method on a person folder (or a folder of them). Any setting of the method may follow: vivavoce list METHOD."""
+    """Train a method on a person folder, a folder of them, or data sets. Any setting of the method may follow: vivavoce list METHOD."""
 
     method: Name  # one of: vivavoce list
-    folder: Folder  # made by vivavoce prepare
+    folder: Folders = ()  # made by vivavoce prepare
+    data: tuple[Data, ...] = ()  # data sets instead, for example lrs2:/data/lrs2, prepared where they are not yet: vivavoce list --data
     out: Place = None  # run folder; default: FOLDER/runs/METHOD; a run found there goes on
     preset: str = ""  # named settings of the method: vivavoce list METHOD
     speech: str = ""  # speech encoder; default: the method's
@@ -33,14 +38,18 @@ def do(o: Train, rest: Sequence[str]) -> None:
 
     card = registry.find(o.method)
     config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
-    folders = person_folders(o.folder) or ([o.folder] if packed(o.folder) else [])
+    if len(o.folder) + bool(o.data) != 1:
+        raise InputError(f"vivavoce train {o.method}", "wants one FOLDER, or --data NAME:PATH", "see: vivavoce train --help")
+    folders = _prepared(card, config, o.data) if o.data else person_folders(o.folder[0]) or list(filter(packed, o.folder))
     if not folders:
-        raise InputError(o.folder, "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder}")
+        raise InputError(o.folder[0], "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder[0]}")
+    home = folders[0] if o.data else o.folder[0]
     method = card.cls(config)
     speech = o.speech or method.speech
     size = getattr(config, "size", None) or None
-    run = o.out or o.folder / "runs" / o.method
-    extra = {"folder": str(o.folder.resolve()), "size": size, "split": "train", "speech": speech}
+    run = o.out or home / "runs" / o.method
+    extra: dict[str, Any] = {"folder": str(home.resolve()), "size": size, "split": "train", "speech": speech}
+    extra |= {"data": list(o.data)} if o.data else {}
     with train.ranks.joined(pick_device(o.device)) as device:
         window = method.training_window or method.window
         options: dict[str, Any] = {"size": size, "speech": speech or "whisper", "window": window, "device": device}
@@ -61,11 +70,36 @@ def do(o: Train, rest: Sequence[str]) -> None:
             out.print(f"trained {run}{further}")
 
 
+def _prepared(card: Card, config: Any, data: Sequence[str]) -> list[Path]:
+    """The folders of the data sets' faces, as large as the method draws them; made where they are not yet.
+
+    Of processes that train together the first makes them and the others wait. Raises InputError for a method that learns from more
+    than faces, before anything is made.
+    """
+    from vivavoce.data.faces import HOLDS
+    from vivavoce.data.shards import whole
+    from vivavoce.prepare.corpus import place_of
+    from vivavoce.prepare.faces import side_for
+
+    if lost := sorted((card.cls.needs | card.cls.loss_needs) - set(HOLDS)):
+        cause = f"needs {', '.join(lost)}, which faces of a data set do not hold"
+        raise InputError(card.name, cause, "prepare its videos one by one: vivavoce prepare VIDEO")
+    side = side_for(getattr(config, "side", 0))
+    places = [place_of(one, side) for one in data]
+    for one, place in zip(data, places, strict=True):
+        while whole(place) is None and os.environ.get("RANK", "0") != "0":
+            time.sleep(1)
+        if whole(place) is None:
+            out.print(f"{one} is not prepared yet: its faces go to {place}", highlight=False, markup=False)
+            shown(faces_of(one, place, None, side, None))
+    return places
+
+
 def _source(folders: list[Path], split: str, options: dict[str, Any]) -> Source:
     from vivavoce.data.corpus import Corpus
     from vivavoce.data.faces import Faces, packed
     from vivavoce.data.person import Person
 
     if packed(folders[0]):
-        return Faces(folders[0], split, options["window"])
+        return Faces(folders, split, options["window"])
     return Person(folders[0], split=split, **options) if len(folders) == 1 else Corpus(folders, split=split, **options)

@@ -1,6 +1,7 @@
-"""Faces of many films in a few files: small crops as JPEG, their landmarks, and the mel columns of Wav2Lip. What dubbing trains on.
+"""Small crops of many people's faces, with their landmarks and the mel columns of Wav2Lip: what dubbing trains on.
 
-A folder of `faces_<n>.safetensors` made by `prepare/faces.py`; a film of three seconds takes 0.34 MB (75 faces of GRID).
+Read from shards (`data/shards.py`), which `vivavoce prepare --data NAME:PATH` makes, and from the single files before them, a folder of
+`faces_<n>.safetensors`:
 
 | tensor | |
 |---|---|
@@ -13,68 +14,81 @@ A folder of `faces_<n>.safetensors` made by `prepare/faces.py`; a film of three 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+from vivavoce.data.shards import INDEX, Film, Shards, whole
 from vivavoce.speech.mel_wav2lip import BINS, COLUMNS
 from vivavoce.types import STEPS, Clip, InputError, Rows
 
 PATTERN = "faces_*.safetensors"
-HELD = 11  # of so many films the last is never trained on; of fewer films, the last 1/11 of each
+HELD = 11  # of films without a split: of so many the last is never trained on; of fewer films, the last 1/11 of each
+SPLITS = ("train", "val", "test", "all")
 HOLDS = ("frames", "landmarks", "speech", "index")
 WORKERS = 4
 
 
 def packed(folder: str | Path) -> bool:
-    """Whether there are packed faces in the folder."""
-    return any(Path(folder).glob(PATTERN))
+    """Whether there are packed faces in the folder, all of them."""
+    return whole(folder) is not None or any(Path(folder).glob(PATTERN))
+
+
+class _Store(Protocol):
+    """Films of a folder, by number."""
+
+    frames: list[int]
+    splits: list[str]  # "": not said
+
+    def film(self, number: int) -> Film: ...
 
 
 class Faces:
-    """Rows of all films of a folder, one after another.
+    """Rows of all films of a folder, or of several, one after another.
 
     Args:
-        folder: of packed faces.
-        split: "train", "val" or "all".
+        folders: of packed faces.
+        split: "train", "val", "test" or "all".
         window: (past, future) 50 Hz steps a row of speech holds; even, for two steps make a frame's columns.
     Raises:
-        InputError: no packed faces, a damaged file, or an odd window.
+        InputError: no packed faces, a damaged file, no film of the split, crops of different sizes, or an odd window.
     """
 
-    def __init__(self, folder: str | Path, split: str = "train", window: tuple[int, int] = (2, 0)) -> None:
-        self.folder, self.window = Path(folder), window
+    def __init__(self, folders: str | Path | Sequence[str | Path], split: str = "train", window: tuple[int, int] = (2, 0)) -> None:
+        places = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
+        self.folder, self.window = places[0], window
         if window[0] % STEPS or window[1] % STEPS:
-            raise InputError(folder, f"packed columns have no windows of {window} steps", "use a method that hears mel_wav2lip")
-        files = sorted(self.folder.glob(PATTERN))
-        if not files:
-            raise InputError(folder, f"no {PATTERN} in it", "pack films: vivavoce.prepare.faces.pack")
-        shards = [_read(file) for file in files]
-        self.bytes = [s["pictures"].numpy() for s in shards]
-        ends = [torch.cat([s["ends"].new_zeros(1), s["ends"]]) for s in shards]
-        counts = torch.tensor([len(s["ends"]) for s in shards])
-        widths = torch.tensor([len(s["columns"]) for s in shards])
-        self.begin = torch.cat([e[:-1] for e in ends])
-        self.end = torch.cat([e[1:] for e in ends])
-        self.shard = torch.repeat_interleave(torch.arange(len(shards)), counts)
-        self.landmarks = torch.cat([s["landmarks"] for s in shards])
-        self.columns = torch.cat([s["columns"] for s in shards])
-        before = torch.stack([counts.cumsum(0) - counts, torch.zeros_like(counts), widths.cumsum(0) - widths], 1)
-        films = torch.cat([s["films"] + before[k] for k, s in enumerate(shards)])  # [n,3]
-        self.film = torch.repeat_interleave(torch.arange(len(films)), films[:, 1])  # [N]
-        self.first, self.column = films[:, 0], films[:, 2]
-        self.spans, self.rows = _split(films, split)
-        if not len(self.rows):
-            raise InputError(folder, f"no film of split {split!r}", "pack more films")
-        with Image.open(io.BytesIO(self._jpeg(0))) as picture:
-            self.size = (picture.height, picture.width)
+            raise InputError(self.folder, f"packed columns have no windows of {window} steps", "use a method that hears mel_wav2lip")
+        if split not in SPLITS:
+            raise InputError(f"split {split!r}", "no such split", f"choose from: {', '.join(SPLITS)}")
+        stores: list[_Store] = [Shards(p) if whole(p) is not None else _Single(p) for p in places]
+        self.films = [(store, k) for store in stores for k in range(len(store.frames))]
+        counts = torch.tensor([n for store in stores for n in store.frames])
+        self.first = counts.cumsum(0) - counts  # [n] row of each film's first frame
+        kept = torch.cat([_pieces(store, split) for store in stores])  # [n,2]
+        kept[:, 0] += self.first
+        pieces = kept[kept[:, 1] > 0]
+        if not len(pieces):
+            raise InputError(self.folder, f"no film of split {split!r}", "pack more films")
+        self.spans = torch.stack([pieces[:, 1].cumsum(0) - pieces[:, 1], pieces[:, 1]], 1)  # [m,2] as of Person
+        self.rows = torch.cat([torch.arange(a, a + n) for a, n in pieces.tolist()])
+        self.size = self._size(stores)
         self.pool = ThreadPoolExecutor(WORKERS)
+
+    def _size(self, stores: list[_Store]) -> tuple[int, int]:
+        sizes = {_decoded(store.film(0), 0).shape[:2] for store in stores}
+        if len(sizes) > 1:
+            raise InputError(self.folder, f"crops of different sizes: {sorted(sizes)}", "prepare all with one --size")
+        height, width = sizes.pop()
+        return height, width
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,52 +99,79 @@ class Faces:
         if lost := sorted(wanted - set(HOLDS)):
             raise InputError(self.folder, f"packed faces hold no {', '.join(lost)}", "train on person folders: vivavoce prepare VIDEO")
         index = self.rows[rows if isinstance(rows, slice | Tensor) else list(rows)]
-        pictures = None
+        owner = torch.searchsorted(self.first, index, right=True) - 1
+        frame = index - self.first[owner]
+        films = {k: self.films[k][0].film(self.films[k][1]) for k in torch.unique(owner).tolist()}
+        pictures = landmarks = heard = None
         if "frames" in wanted:
-            levels = np.stack(list(self.pool.map(self._picture, index.tolist())))
+            levels = np.stack(list(self.pool.map(lambda at: _decoded(films[at[0]], at[1]), zip(owner.tolist(), frame.tolist()))))
             pictures = torch.from_numpy(levels).permute(0, 3, 1, 2).float() / 255
-        return Clip(
-            frames=pictures,
-            landmarks=self.landmarks[index] if "landmarks" in wanted else None,
-            speech=self._speech(index) if "speech" in wanted else None,
-            index=index,
-        )
+        if "landmarks" in wanted:
+            landmarks = torch.zeros(len(index), 68, 2)
+        if "speech" in wanted:
+            heard = torch.zeros(len(index), sum(self.window), COLUMNS // STEPS * BINS)
+        for k, film in films.items():
+            mine = owner == k
+            if landmarks is not None:
+                landmarks[mine] = torch.from_numpy(film.landmarks[frame[mine].numpy()])
+            if heard is not None:
+                heard[mine] = self._speech(film, frame[mine])
+        return Clip(frames=pictures, landmarks=landmarks, speech=heard, index=index)
 
-    def _jpeg(self, row: int) -> bytes:
-        data: bytes = self.bytes[int(self.shard[row])][int(self.begin[row]) : int(self.end[row])].tobytes()
-        return data
-
-    def _picture(self, row: int) -> np.ndarray:  # -> uint8 [S,S,3]
-        with Image.open(io.BytesIO(self._jpeg(row))) as picture:
-            return np.asarray(picture.convert("RGB"))
-
-    def _speech(self, index: Tensor) -> Tensor:  # [T] -> [T,W,640]
-        film = self.film[index]
-        near = torch.arange(-self.window[0] // STEPS, self.window[1] // STEPS)
-        frame = (index - self.first[film])[:, None] + near  # [T,W/2], of its film
-        start = self.column[film][:, None] + (frame.clamp(min=0) * COLUMNS) // 5
-        places = (start[..., None] + torch.arange(COLUMNS)).clamp(max=len(self.columns) - 1)
-        found = self.columns[places].float()  # [T,W/2,16,80]
-        found[frame < 0] = 0  # silence
-        return found.reshape(len(index), -1, COLUMNS // STEPS * BINS)
+    def _speech(self, film: Film, frame: Tensor) -> Tensor:  # [T] of the film -> [T,W,640]
+        near = frame[:, None] + torch.arange(-self.window[0] // STEPS, self.window[1] // STEPS)  # [T,W/2]
+        start = (near.clamp(min=0) * COLUMNS) // 5
+        places = (start[..., None] + torch.arange(COLUMNS)).clamp(max=len(film.columns) - 1)
+        found = torch.from_numpy(film.columns[places.numpy()]).float()  # [T,W/2,16,80]
+        found[near < 0] = 0  # silence
+        return found.reshape(len(frame), -1, COLUMNS // STEPS * BINS)
 
 
-def _split(films: Tensor, split: str) -> tuple[Tensor, Tensor]:  # [n,3] -> [m,2] pieces of rows of the split, [M] rows
-    """Pieces by number in the split, and the rows themselves."""
-    pieces = []
-    for k, (first, count, _) in enumerate(films.tolist()):
-        held = count if len(films) >= HELD and k % HELD == HELD - 1 else 0 if len(films) >= HELD else count // HELD
-        begin, end = {"train": (0, count - held), "val": (count - held, count), "all": (0, count)}[split]
-        if end > begin:
-            pieces.append((first + begin, end - begin))
-    table = torch.tensor(pieces, dtype=torch.long).reshape(-1, 2)
-    rows = torch.cat([torch.arange(a, a + n) for a, n in pieces]) if pieces else torch.zeros(0, dtype=torch.long)
-    return torch.stack([table[:, 1].cumsum(0) - table[:, 1], table[:, 1]], 1), rows
+def _decoded(film: Film, frame: int) -> NDArray[np.uint8]:  # -> [S,S,3]
+    data = film.data[int(film.bounds[frame]) : int(film.bounds[frame + 1])].tobytes()
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _pieces(store: _Store, split: str) -> Tensor:  # -> [n,2] first frame and number of frames of each film that the split takes
+    pieces = torch.zeros(len(store.frames), 2, dtype=torch.long)
+    free = store.splits.count("")
+    passed = 0
+    for k, (count, given) in enumerate(zip(store.frames, store.splits, strict=True)):
+        if given:
+            pieces[k, 1] = count if split in (given, "all") else 0
+            continue
+        held = count if free >= HELD and passed % HELD == HELD - 1 else 0 if free >= HELD else count // HELD
+        begin, end = {"train": (0, count - held), "val": (count - held, count), "test": (0, 0), "all": (0, count)}[split]
+        pieces[k] = torch.tensor([begin, end - begin])
+        passed += 1
+    return pieces
+
+
+class _Single:
+    """The films of `faces_<n>.safetensors`, in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.glob(PATTERN))
+        if not files:
+            cause = f"no packed faces in it: no {INDEX} of shards, no {PATTERN}"
+            raise InputError(folder, cause, f"run: vivavoce prepare --data NAME:PATH --folder {folder}")
+        self.parts = [_read(file) for file in files]
+        self.places = [(part, *row) for part in self.parts for row in part["films"].tolist()]
+        self.frames = [count for _, _, count, _ in self.places]
+        self.splits = [""] * len(self.frames)
+
+    def film(self, number: int) -> Film:
+        part, first, count, column = self.places[number]
+        bounds = part["bounds"][first : first + count + 1].numpy()
+        columns = part["columns"][column : column + count * COLUMNS // 5 + COLUMNS + 1].numpy()
+        return Film(part["pictures"].numpy(), bounds, part["landmarks"][first : first + count].numpy(), columns)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, "pt") as held:
-            return {k: held.get_tensor(k) for k in ("pictures", "ends", "landmarks", "films", "columns")}
+            found = {k: held.get_tensor(k) for k in ("pictures", "ends", "landmarks", "films", "columns")}
     except Exception as error:  # safetensors raises its own, a bare Exception
         raise InputError(file, f"damaged ({' '.join(str(error).split())[:120]})", "pack the films again") from error
+    return found | {"bounds": torch.cat([found["ends"].new_zeros(1), found["ends"]])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ LATEST = 3600.0  # s the sound may start after the video
 SLACK = 0.02  # s a sound's time stamps may wander (coarse time bases round them) before it is moved
 
 
-def frames(path: str | Path, rate: float = FPS) -> Iterator[np.ndarray]:
+def frames(path: str | Path, rate: float = FPS, start: float = 0.0) -> Iterator[np.ndarray]:
     """Frames of a video at a constant rate, as shown (turned, square pixels).
 
     Frame k stands for the time from k / rate to (k + 1) / rate and is the picture on screen in the middle of it: where the
@@ -30,6 +31,7 @@ def frames(path: str | Path, rate: float = FPS) -> Iterator[np.ndarray]:
     Args:
         path: any video; a picture is a video of one frame.
         rate: frames a second.
+        start: s from where on; the file is wound there, not decoded up to there.
     Yields:
         uint8 [H,W,3], RGB, every one the size of the first.
     Raises:
@@ -42,7 +44,11 @@ def frames(path: str | Path, rate: float = FPS) -> Iterator[np.ndarray]:
         zero, usual = float(origin(container)), 1.0 / float(stream.average_rate or stream.guessed_rate or FPS)
         how: Turn | None = None
         held: av.VideoFrame | None = None
-        start, number = 0.0, 0
+        number = first = round(start * rate)
+        if first:
+            with suppress(av.error.FFmpegError):  # a file that cannot be wound is decoded up to there after all
+                container.seek(int((zero + first / rate) / stream.time_base), stream=stream)
+        start = 0.0
         for frame in decoded(container, stream):
             how = how or turn(frame, stream)
             now = frame.time - zero if frame.time is not None else start + usual
@@ -57,7 +63,7 @@ def frames(path: str | Path, rate: float = FPS) -> Iterator[np.ndarray]:
             held, start, usual = frame, max(now, start), _lasting(frame, usual)
         assert how is not None and held is not None  # `decoded` raises when nothing comes
         yield from (shown := _shown(held, how, number, start + usual, rate))
-        if number + len(shown) == 0:  # shorter than half a frame: still one
+        if number + len(shown) == 0 and not first:  # shorter than half a frame: still one
             yield how(held)
 
 

@@ -1,130 +1,170 @@
-"""Films or person folders -> packed faces for dubbing (`data/faces.py`): one person of each, small crops, landmarks, mel columns.
+"""A recording of a data set -> stretches of packed faces (`data/shards.py`): one person, small crops, landmarks, mel columns, sound.
 
-A film with cuts or gaps becomes several pieces, so that no window of training crosses one. A film that cannot be used (no face, several,
-no sound) is left out and named with its reason.
+A film with cuts or gaps becomes several stretches, so that no window of training crosses one.
 """
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vivavoce import media, speech
+from vivavoce.data.layouts import Recording, said
+from vivavoce.data.shards import Sample
 from vivavoce.face import regions
 from vivavoce.face.box import face_box
 from vivavoce.face.crop import Crop, crop
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.prepare.people import people
 from vivavoce.speech.mel_wav2lip import BINS, COLUMNS
-from vivavoce.types import HOP, InputError
+from vivavoce.types import FPS, HOP, RATE, InputError
 
-SIDE = 112  # px of a crop
+SIDE, LEAST_SIDE = 112, 48  # px of a crop
 ROOM = 1.2  # of the crop's side, over the longer side of the face's box
 QUALITY = 85  # of the JPEGs
-FULL = 50 * 2**20  # bytes of pictures after which a new file begins
-LEAST = 10  # frames of a piece
+LEAST = 10  # frames of a stretch
+AROUND = 0.1  # of a given box's sides, looked at on each side of it too
+SHORTER, LATE = 2, 25  # frames that sound may end before the pictures: filled with silence; cut off; more is no sound of this film
+PICTURES = (".jpg", ".jpeg", ".png")
+
+Finder = Callable[[], Landmarker]  # asked for only where landmarks are wanting
+Pictures = Iterator[NDArray[np.uint8]]
 
 
-class Shard:
-    """A file in the making."""
-
-    def __init__(self) -> None:
-        self.pictures: list[bytes] = []
-        self.landmarks: list[Tensor] = []
-        self.films: list[tuple[int, int, int]] = []
-        self.columns: list[Tensor] = []
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.pictures))
-
-    def add(self, pictures: list[bytes], landmarks: Tensor, columns: Tensor) -> None:
-        """One piece of a film."""
-        self.films.append((len(self.pictures), len(pictures), sum(map(len, self.columns))))
-        self.pictures += pictures
-        self.landmarks.append(landmarks)
-        self.columns.append(columns)
-
-    def write(self, path: Path) -> None:
-        """Under a temporary name first."""
-        tensors = {
-            "pictures": torch.from_numpy(np.frombuffer(b"".join(self.pictures), np.uint8).copy()),
-            "ends": torch.tensor([len(p) for p in self.pictures]).cumsum(0),
-            "landmarks": torch.cat(self.landmarks),
-            "films": torch.tensor(self.films),
-            "columns": torch.cat(self.columns).half(),
-        }
-        part = path.with_name(path.name + ".part")
-        save_file(tensors, part)
-        os.replace(part, path)
+def side_for(side: int) -> int:
+    """Of crops for a network that sees faces of `side` px: the room around the face comes on top. Usual ones: 112, 224 and 464."""
+    return max(SIDE, round(side * ROOM / 16) * 16)
 
 
-def pack(
-    films: Sequence[str | Path], out: str | Path, side: int = SIDE, progress: Callable[[int, int], None] | None = None
-) -> dict[Path, str]:
-    """Write `out`/faces_<n>.safetensors; returns the films (or prepared person folders) that were left out, with the reason.
+def samples(recording: Recording, finder: Finder, side: int = SIDE) -> list[Sample]:
+    """Every stretch of at least ten frames in which the face is seen.
 
-    Raises InputError when no film could be used.
+    Raises InputError when the film or its sound cannot be read, holds no face or several, or no stretch is long enough.
     """
-    folder, bad = Path(out), dict[Path, str]()
-    folder.mkdir(parents=True, exist_ok=True)
-    finder, shard, written = Landmarker(), Shard(), 0
-    for k, film in enumerate(map(Path, films)):
-        try:
-            for piece in _pieces(film, finder, side):
-                shard.add(*piece)
-        except InputError as error:
-            bad[film] = str(error)
-        if shard.films and (shard.size > FULL or k == len(films) - 1):
-            shard.write(folder / f"faces_{written:03d}.safetensors")
-            shard, written = Shard(), written + 1
-        if progress is not None:
-            progress(k + 1, len(films))
-    if shard.films:
-        shard.write(folder / f"faces_{written:03d}.safetensors")
-    elif not written:
-        raise InputError(folder, "no film could be used", next(iter(bad.values()), "give films"))
-    return bad
+    text, words = said(recording)
+    points = _landmarks(recording, finder)
+    sound = _sound(recording)
+    count = min(len(points), _heard(recording, len(sound), len(points)))
+    sound = torch.nn.functional.pad(sound, (0, max(0, count * HOP - len(sound))))
+    steps = speech.encode(speech.load("mel_wav2lip"), sound)
+    about: dict[str, Any] = {"id": recording.id, "identity": recording.identity, "split": recording.split, "video": recording.video}
+    about |= {"text": text, "words": words, "labels": recording.labels, "span": recording.span, "side": side}
+    out = []
+    for first, pictures, places in _stretches(_pictures(recording), points[:count], side):
+        end = first + len(pictures)
+        key = f"{recording.id.replace('/', '+')}+{first:06d}"
+        columns = _columns(steps[first:end]).half().numpy()
+        out.append(Sample(key, about | {"first": first}, pictures, places.numpy(), columns, sound[first * HOP : end * HOP].numpy()))
+    if not out:
+        raise InputError(recording.video, f"no stretch of {LEAST} frames with a face and sound", "leave it out")
+    return out
 
 
-def _opened(film: Path, finder: Landmarker) -> tuple[Tensor, Tensor, Iterator[NDArray[np.uint8]]]:
-    """Landmarks [T,68,2], NaN without a face, the sound, and the frames."""
-    if not film.is_dir():
-        points = people(media.frames(film), finder).choose(0, str(film))
-        return torch.from_numpy(points), media.audio(film), media.frames(film)
+def _heard(recording: Recording, length: int, count: int) -> int:
+    """Frames that have sound. Raises InputError when it ends long before the pictures."""
+    heard = -(-length // HOP)
+    if heard + LATE < count:
+        cause = f"its sound ends {(count - heard) / FPS:.1f} s before its pictures"
+        raise InputError(recording.audio or recording.video, cause, "leave it out, or give the whole sound")
+    return heard + SHORTER if heard + SHORTER >= count else heard
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Pictures of a folder in the order of their numbers; the numbers need not follow each other."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.stem.isdecimal()]
+    if not found:
+        raise InputError(folder, "no numbered pictures in it", "leave it out")
+    return sorted(found, key=lambda p: int(p.stem))
+
+
+def _pictures(recording: Recording) -> Pictures:
+    """Its frames: the part of the film that is meant, cut to the box around the face."""
+    place = Path(recording.video)
+    if place.is_dir():
+        shown: Pictures = (media.read_image(p) for p in _numbered(place))
+    elif recording.span is None:
+        shown = media.frames(place)
+    else:
+        first, last = (round(t * FPS) for t in recording.span)
+        shown = islice(media.frames(place, start=first / FPS), max(0, last - first))
+    for picture in shown:
+        yield picture if recording.box is None else _around(picture, recording)
+
+
+def _around(picture: NDArray[np.uint8], recording: Recording) -> NDArray[np.uint8]:
+    """The part of the picture that the box asks for. Raises InputError when it lies outside."""
+    assert recording.box is not None
+    height, width = picture.shape[:2]
+    down = height / recording.box_of[0]
+    across = width / recording.box_of[1] if recording.box_of[1] else down
+    x0, y0, x1, y1 = np.array(recording.box) * [across, down, across, down]
+    more = AROUND * max(x1 - x0, y1 - y0)
+    left, top, right, bottom = (round(v) for v in (max(0, x0 - more), max(0, y0 - more), min(width, x1 + more), min(height, y1 + more)))
+    if right - left < 2 or bottom - top < 2:
+        raise InputError(recording.video, f"the face's box lies outside its {width} x {height} pixels", "is it the video that was meant?")
+    return picture[top:bottom, left:right]
+
+
+def _sound(recording: Recording) -> Tensor:  # -> [N]
+    """Its sound, from its first frame on."""
+    first, last = recording.span or (0.0, float("inf"))
+    begin = round(first * FPS) * HOP
+    end = begin + round((last - first) * RATE) if recording.span else None
+    kept, at = [], 0
+    for piece in media.sound(recording.audio or recording.video):
+        after = at + piece.shape[1]
+        if after > begin:
+            kept.append(piece[0, max(0, begin - at) : None if end is None else max(0, end - at)])
+        at = after
+        if end is not None and at >= end:
+            break
+    return torch.from_numpy(np.concatenate(kept) if kept else np.zeros(0, np.float32))
+
+
+def _landmarks(recording: Recording, finder: Finder) -> Tensor:  # -> [T,68,2], NaN without a face
+    """Read where they are there already, else found; of several people the one who is there by far the most."""
+    if not recording.landmarks:
+        return torch.from_numpy(people(_pictures(recording), finder()).choose(0, recording.video))
+    place = Path(recording.landmarks)
     try:
-        dense = np.load(film / "landmarks.npy", allow_pickle=False)
+        if (place / "landmarks.npy").is_file():
+            return torch.from_numpy(regions.landmarks68(np.load(place / "landmarks.npy", allow_pickle=False)).astype(np.float32))
+        out = torch.full((len(numbers := _numbered(Path(recording.video))), 68, 2), float("nan"))
+        for k, picture in enumerate(numbers):
+            if (text := place / f"{int(picture.stem)}.lms").is_file():
+                out[k] = torch.from_numpy(np.array(text.read_text().split(), np.float32).reshape(68, 2))
     except (OSError, ValueError) as error:
-        raise InputError(film / "landmarks.npy", "missing or no NumPy file", f"run: vivavoce prepare {film} --only landmarks") from error
-    pictures = (media.read_image(film / "ori_imgs" / f"{k}.jpg") for k in range(len(dense)))
-    return torch.from_numpy(regions.landmarks68(dense).astype(np.float32)), media.audio(film / "aud.wav"), pictures
+        raise InputError(place, f"landmarks that cannot be read ({error})", "leave it out, or prepare its video anew") from error
+    return out
 
 
-def _pieces(film: Path, finder: Landmarker, side: int) -> Iterator[tuple[list[bytes], Tensor, Tensor]]:
-    """Pictures, landmarks and columns of each stretch in which the face is seen."""
-    points, sound, frames = _opened(film, finder)
-    steps = speech.encode(speech.load("mel_wav2lip"), torch.nn.functional.pad(sound, (0, max(0, len(points) * HOP - len(sound)))))
+def _stretches(shown: Pictures, points: Tensor, side: int) -> Iterator[tuple[int, list[bytes], Tensor]]:
+    """First frame, pictures and landmarks of each stretch in which the face is seen."""
     known = torch.isfinite(points).all((1, 2))
     pictures: list[bytes] = []
+    places: list[Tensor] = []
     first = 0
-    for k, picture in enumerate(frames):
+    for k, picture in enumerate(islice(shown, len(points))):
         if known[k]:
-            data, points[k] = _crop(picture, points[k], side)
+            data, inside = _crop(picture, points[k], side)
             first = first if pictures else k
             pictures.append(data)
-        if pictures and (not known[k] or k == len(points) - 1):
-            if len(pictures) >= LEAST:
-                yield pictures, points[first : first + len(pictures)], _columns(steps[first : first + len(pictures)])
-            pictures = []
+            places.append(inside)
+            continue
+        if len(pictures) >= LEAST:
+            yield first, pictures, torch.stack(places)
+        pictures, places = [], []
+    if len(pictures) >= LEAST:
+        yield first, pictures, torch.stack(places)
 
 
 def _crop(picture: NDArray[np.uint8], points: Tensor, side: int) -> tuple[bytes, Tensor]:  # [H,W,3], [68,2] -> JPEG, [68,2]
