@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from tests.synthetic import SyntheticPerson
 from vivavoce import registry
 from vivavoce.face import points as face_points
-from vivavoce.face import pose
+from vivavoce.face import pose, regions
 from vivavoce.methods.egs_talker import EgsTalker
 from vivavoce.nn.avatar import TREMBLE, pose_code
 from vivavoce.nn.perceptual import Perceptual
@@ -234,3 +235,19 @@ def test_lpips_joins_the_losses_late(monkeypatch: pytest.MonkeyPatch) -> None:
     late = method._losses(clip, 0.6)["perceptual"]
     assert late > 0 and late.requires_grad and made == ["alexnet"]
     assert not any("judge" in name for name in method.state_dict())
+
+
+@pytest.mark.parametrize("name", ["egs_talker", "gaussian_talker"])
+def test_brows_are_heard_where_that_is_asked_for(name: str) -> None:
+    torch.manual_seed(0)
+    method: Any = registry.create(name, "tiny", brows=True)
+    person = SyntheticPerson(window=method.window)
+    method.setup(person)
+    assert "units" in method.needs and "units" not in registry.create(name, "tiny").needs
+    with torch.no_grad():
+        (method.deform if name == "egs_talker" else method.deform[-1]).weight.normal_(std=0.3)
+        clip = person.clip([2, 2], method.needs)
+        assert clip.units is not None
+        clip.units[1, regions.BLENDSHAPES.index("browInnerUp")] += 0.8
+        calm, raised = method.eval().render(method.encode(), clip)
+    assert (calm - raised).abs().max() > 1e-4

@@ -51,6 +51,7 @@ class Config(avatar.Settings):
     hidden: int = 64  # of the deformation decoder
     agents: int = 64  # Gaussians that listen for the others
     agents_are: Literal["spread", "first"] = "spread"  # far from one another, or the first of the list
+    brows: bool = False  # hear the upper face's units beside the eyes: brows then do what those of the source's rows do
 
 
 class Heard(NamedTuple):
@@ -94,9 +95,12 @@ class EgsTalker(Renderer):
     window = (16, 8)
 
     agents: Tensor
+    brows: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if config.brows:
+            self.needs = type(self).needs | {"units"}  # type: ignore[misc]  # this one's alone
         take_sizes(self)
         self._build(config.points, (config.size, config.size), 8, 0)
 
@@ -108,10 +112,11 @@ class EgsTalker(Renderer):
         inputs = self.planes.width + 27 * c.place + c.embedding
         encoder = nn.Linear(inputs, c.width) if c.encoder == "linear" else kan(inputs, c.width, c.width)
         self.feature = nn.Sequential(encoder, nn.LayerNorm(c.width))
-        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout, prior=c.prior)
         self.silence = Silence(c.width, self.window[0], c.shut)
         self.token_audio = kan(c.width, c.width, c.width)
-        self.token_eyes = kan(2, c.width, c.width)
+        self.register_buffer("brows", torch.tensor(avatar.BROWS if c.brows else (), dtype=torch.long), persistent=False)
+        self.token_eyes = kan(2 + len(self.brows), c.width, c.width)
         self.token_camera = kan(6, c.width, c.width)
         self.token_nothing = nn.Parameter(torch.randn(c.width) * 0.1)
         self.token_norm = nn.LayerNorm(c.width)  # else speech starts a hundred times weaker than a Gaussian's own features
@@ -156,10 +161,10 @@ class EgsTalker(Renderer):
 
     def _offsets(self, heard: Heard, clip: Clip, code: Tensor) -> Tensor:  # -> [T,N,14]
         """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
-        assert clip.speech is not None and clip.eyes is not None
+        assert clip.speech is not None
         spoken, code = self.silence.hush(self.audio(clip.speech), code, clip)
         said = self.token_audio(spoken)
-        tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
+        tokens = [said, self.token_eyes(avatar.looks(clip, self.brows)), self.token_camera(code), self.token_nothing.expand_as(said)]
         values = self.attention.values(heard.agents, self.token_norm(torch.stack(tokens, 1)))  # [T,A,D]
         if self.config.decoder == "shared":
             return self.deform(torch.relu(heard.own + heard.weights @ (values @ self.hear.weight.t())))

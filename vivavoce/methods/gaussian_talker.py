@@ -40,6 +40,7 @@ class Config(avatar.Settings):
     planes: tuple[int, ...] = (64, 128)  # cells of the feature planes, one number a level
     channels: int = 32  # features of a plane
     heads: int = 2  # of the attention
+    brows: bool = False  # hear the upper face's units beside the eyes: brows then do what those of the source's rows do
     hidden: int = 128  # of the networks behind it
 
 
@@ -77,8 +78,12 @@ class GaussianTalker(Renderer):
     speech = "whisper"
     window = (16, 8)
 
+    brows: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if config.brows:
+            self.needs = type(self).needs | {"units"}  # type: ignore[misc]  # this one's alone
         take_sizes(self)
         self._build(config.points, (config.size, config.size), 8, 0)
 
@@ -89,9 +94,10 @@ class GaussianTalker(Renderer):
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
         self.feature = nn.Sequential(nn.Linear(self.planes.width, c.width), nn.ReLU(), nn.Linear(c.width, c.width), nn.LayerNorm(c.width))
         self.canonical = nn.Linear(c.width, 4)  # opacity and colour
-        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout, prior=c.prior)
         self.silence = Silence(c.width, self.window[0], c.shut)
-        self.token_eyes = nn.Sequential(nn.Linear(2, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
+        self.register_buffer("brows", torch.tensor(avatar.BROWS if c.brows else (), dtype=torch.long), persistent=False)
+        self.token_eyes = nn.Sequential(nn.Linear(2 + len(self.brows), c.width), nn.ReLU(), nn.Linear(c.width, c.width))
         self.token_camera = nn.Sequential(nn.Linear(6, c.width), nn.ReLU(), nn.Linear(c.width, c.width))
         self.token_nothing = nn.Parameter(torch.randn(c.width) * 0.1)
         self.token_norm = nn.LayerNorm(c.width)
@@ -125,9 +131,9 @@ class GaussianTalker(Renderer):
 
     def _offsets(self, asked: Asked, clip: Clip, code: Tensor) -> Tensor:  # -> [T,N,14]
         """Change of every Gaussian in every row: place 3, shape 3, turn 4, opacity 1, colour 3."""
-        assert clip.speech is not None and clip.eyes is not None
+        assert clip.speech is not None
         said, code = self.silence.hush(self.audio(clip.speech), code, clip)
-        tokens = [said, self.token_eyes(clip.eyes * 2 - 1), self.token_camera(code), self.token_nothing.expand_as(said)]
+        tokens = [said, self.token_eyes(avatar.looks(clip, self.brows)), self.token_camera(code), self.token_nothing.expand_as(said)]
         heard = self.token_norm(torch.stack(tokens, 1))  # [T,4,D]
         keys, values = self._heads(self.key(heard)), self._heads(self.value(heard))  # [T,heads,4,D/heads]
         attended = functional.scaled_dot_product_attention(asked.queries.expand(len(code), -1, -1, -1), keys, values)

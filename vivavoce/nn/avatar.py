@@ -35,6 +35,8 @@ PRETTY = 24  # rows of which the first colours are made
 NEAR = 8  # of them nearest to the mean pose make the torso
 INSIDE = (0.35, 0.18, 0.17)  # colour of the mouth's inside, unseen in the mean picture
 MOUTH = (96, 96)  # px, the mouth as LPIPS sees it
+UPPER = ("browInnerUp", "browOuterUp", "browDown", "eyeWide", "cheekSquint", "eyeSquint", "noseSneer")  # action units 1, 2, 4 to 7, 9
+BROWS = tuple(k for k, name in enumerate(regions.BLENDSHAPES) if name.startswith(UPPER))
 TREMBLE = (0.01, 0.001)  # rad, metres: a tracker's error of 1; both move a head's outline by about a millimetre
 
 
@@ -55,6 +57,7 @@ class Settings:
     reach: float = 0.03  # metres a Gaussian can move from its place
     dropout: float = 0.2  # of speech features, while training
     noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
+    prior: bool = False  # hear what many voices do to lips beside what this one does: foreign voices are followed better
     shut: float = 0.5  # share of the rows with shut lips that teach what silence looks like
     steady: float = 0.0  # learning rate of each training row's own small change of the tracked pose; 0: the tracker is believed
     rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
@@ -114,6 +117,15 @@ def signals(source: Source) -> Signals:
     assert every.camera is not None and every.speech is not None and every.landmarks is not None and every.audio is not None
     frames = int(every.index.max()) + 1 if every.index is not None else 0
     return Signals(every.camera, every.speech, every.landmarks, every.audio, getattr(source, "speech", ""), frames)
+
+
+def looks(clip: Clip, brows: Tensor) -> Tensor:  # [U] int64 -> [T,2+U] in -1..1
+    """What the upper face does: the eyes, and those units."""
+    assert clip.eyes is not None
+    if not len(brows):
+        return clip.eyes * 2 - 1
+    assert clip.units is not None
+    return torch.cat([clip.eyes, clip.units.index_select(1, brows)], 1) * 2 - 1
 
 
 def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
@@ -326,6 +338,8 @@ def groups(g: Gaussians) -> list[tuple[list[nn.Parameter], float]]:
 def listen(every: Signals, audio: SpeechCode, silence: Silence, warm: int) -> None:
     """`audio` gets its statistics, and `warm` steps in which it learns what speech does to the mouth; `silence`, when nobody speaks."""
     audio.fit(every.speech)
+    if audio.prior is not None:
+        audio.prior.take(every.encoder)
     audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), warm)
     before = audio.training
     codes = audio.eval()(every.speech)

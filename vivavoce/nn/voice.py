@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vivavoce.face.resting import slowed
 from vivavoce.nn.silence import SECONDS, not_speech
 from vivavoce.types import FPS, STEPS
 
+__all__ = ["silence", "slowed", "voiced"]
+
 LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the loud moments and over -50 dB of full scale
 EARLY = 3  # frames: mouths open before they sound and shut after
-FREED, HELD = 0.4, 0.25  # most the gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
 GIVEN = slice(4, 34, 6)  # windows of each noise that are kept: after the encoder's first steps, before its last
 
 
@@ -29,12 +31,3 @@ def silence(name: str, window: tuple[int, int], features: int) -> Tensor:  # -> 
         return torch.zeros(0, sum(window), features)
     noises = steps.unflatten(0, (-1, SECONDS * FPS * STEPS))  # [N,S,D]
     return noises.unfold(1, sum(window), STEPS).transpose(2, 3)[:, GIVEN].flatten(0, 1).detach().cpu()
-
-
-def slowed(free: Tensor, gate: float) -> tuple[Tensor, float]:  # [T] 0..1 -> [T] 0..1
-    """A gate that opens and shuts no faster than a mouth, and how far it is open after the last frame."""
-    rows = []
-    for value in free.tolist():
-        gate = min(max(value, gate - HELD), gate + FREED)
-        rows.append(gate)
-    return free.new_tensor(rows), gate
