@@ -12,6 +12,7 @@ from tests.synthetic import SyntheticPerson
 from vivavoce import registry
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import pose, regions
+from vivavoce.methods.dyntet import DynTet
 from vivavoce.nn import face_motion, shading
 from vivavoce.nn.head_solid import Solid, head_solid
 from vivavoce.nn.skin import Skin, first_colours
@@ -196,6 +197,29 @@ def test_the_baked_picture_shows_the_surface(solid: Solid) -> None:
     far = shape.rest[charts.vertex, 0].abs() > 0.02
     assert float((found - wanted[charts.vertex])[far].abs().mean()) < 0.12
     assert float(picture.amax(0).min()) > 0.3
+
+
+def test_what_is_behind_learns_where_it_is_seen_and_stays_a_picture() -> None:
+    """Under an edge of the head, which lets a little of it through, the torso would else take any colour: a seam when the chin goes up."""
+    torch.manual_seed(0)
+    method, person = registry.create("dyntet", "tiny"), SyntheticPerson(space="bfm")
+    assert isinstance(method, DynTet)
+    method.setup(person)
+    clip, size = person.clip(slice(0, 2), method.needs | method.loss_needs), person.size
+    behind = torch.full((2, 3, *size), 0.5, requires_grad=True)
+    method.torso.forward = lambda *_: (behind, torch.zeros(2, 2, 4, 4))  # type: ignore[method-assign]
+    assert clip.labels is not None
+    head = torch.isin(clip.labels, method.classes).float()
+    drawn = method.train()._draw(clip, method.encode(), size, head)
+    drawn.frames.sum().backward()
+    assert behind.grad is not None and bool(((drawn.alpha > 0) & (drawn.alpha < 1)).any())
+    assert torch.equal(behind.grad[:, 0] > 0, (drawn.alpha == 0) & (head == 0))
+    del method.torso.forward
+    with torch.no_grad():
+        method.torso.picture.copy_(torch.randn_like(method.torso.picture) * 3)
+    method.update(clip, 0, method.optimizers())
+    colours, share = method.torso.picture[:3], method.torso.picture[3]
+    assert float(colours.min()) >= 0 and float(share.max()) <= 1 and bool((colours <= share).all())
 
 
 @pytest.mark.gpu
