@@ -59,7 +59,7 @@ TINY: dict[str, Any] = dict(
     steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=4, size=48, cells=16, samples=24, most=12,
     flow_cells=4, rate=5e-3,
 )  # fmt: skip
-CPU: dict[str, Any] = dict(steps=3000, batch=4, rays=4096, patch=32, size=256, cells=64, samples=64, most=32)
+CPU: dict[str, Any] = dict(steps=3000, batch=4, rays=4096, patch=32, size=256, cells=64, samples=64, most=32, stride=1.5)
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Recipe:
     cells: int = 128  # of the occupancy grid along each side of the box around the head
     samples: int = 192  # that a ray across the whole box would have
     most: int = 64  # samples of a ray at most
-    stride: float = 1.5  # samples of training that one of a drawn ray stands for
+    stride: float = 2.0  # samples of training that one of a drawn ray stands for
     refresh: int = 16  # steps between two looks at which cells hold something
     dropout: float = 0.2  # of speech features, while training
     shut: float = 0.5  # share of the rows with shut lips that teach what silence looks like
