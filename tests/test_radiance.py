@@ -14,7 +14,7 @@ from vivavoce import registry
 from vivavoce.face import pose
 from vivavoce.method import Renderer
 from vivavoce.nn import avatar, radiance
-from vivavoce.nn.fields import Individual, Rows, Told, exponential, spherical, waves
+from vivavoce.nn.fields import Individual, Rows, Told, Views, exponential, spherical, waves
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.radiance import Radiance, Recipe
 from vivavoce.types import Camera, Clip, InputError
@@ -38,7 +38,7 @@ class Ball(nn.Module):
         away = (points - 0.5).norm(dim=1)
         return 1e4 * (away < 0.25).float(), points, points[:, 0]
 
-    def colour(self, features: Tensor, directions: Tensor, told: Nothing, rows: Rows) -> Tensor:
+    def colour(self, features: Tensor, views: Views, told: Nothing, rows: Rows) -> Tensor:
         return features.new_tensor([0.2, 0.5, 0.9]).expand(len(features), 3)
 
 

@@ -120,6 +120,30 @@ def test_what_a_visitor_changes_is_drawn_anew_and_only_that(stage: Stage, monkey
     assert server.stopped and not shown.thread.is_alive()
 
 
+def test_a_radiance_field_is_shown_too_and_knows_its_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    method = registry.create("er_nerf", "tiny")
+    assert isinstance(method, viewer.Layered) and not isinstance(method, viewer.Splatted)
+    person = SyntheticPerson(window=method.window)
+    method.setup(person)
+    there = Stage(method.eval(), person)
+    assert there.deep and there.frame(2).shape == (48, 48, 3)
+    front = seen_from((0.0, 0.0, 0.7), (0.0, 1.0, 0.0, 0.0), 0.5, (40, 60))
+    depth = there.frame(2, front, size=(40, 60), depth=True)
+    assert depth[0, 0].tolist() == [0, 0, 0] and depth.max() == 255 and depth[20, 30, 0] > depth[12, 30, 0]  # a ball: nearest in its middle
+    assert (there.frame(2, front, size=(40, 60), scene=False)[0, 0] == round(viewer.GREY * 255)).all()
+    viser = ModuleType("viser")
+    viser.ViserServer = Server  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "viser", viser)
+    shown = Viewer(there)
+    until(lambda: len(shown.server.sent) == 1)
+    assert shown.depth is not None
+    shown.depth.value = True
+    until(lambda: len(shown.server.sent) == 2)
+    shown.close()
+    assert np.array_equal(shown.server.sent[1][:, 12:60], there.frame(0, depth=True))
+
+
 def test_without_viser_it_says_what_to_install(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(InputError, match=r"vivavoce\[viewer\]"):

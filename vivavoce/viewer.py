@@ -22,6 +22,7 @@ from vivavoce.data.person import Person
 from vivavoce.face import regions
 from vivavoce.media import audio
 from vivavoce.nn.avatar import Drawn, Moved
+from vivavoce.nn.radiance import Layers, Radiance
 from vivavoce.render.splats import ply
 from vivavoce.speech import Windows
 from vivavoce.talker import MADE
@@ -39,9 +40,17 @@ class Layered(Protocol):
 
     needs: frozenset[str]
     speech: str
+    space: str
     window: tuple[int, int]
 
-    def encode(self, source: Clip | None = None) -> Any: ...
+    def encode(self, source: Clip) -> Any: ...
+    def layers(self, identity: Any, clip: Clip, size: tuple[int, int]) -> Drawn | Layers: ...
+
+
+@runtime_checkable
+class Splatted(Protocol):
+    """A method whose head is Gaussians."""
+
     def layers(self, identity: Any, clip: Clip, size: tuple[int, int]) -> Drawn: ...
     def rest(self) -> Moved: ...
 
@@ -49,8 +58,11 @@ class Layered(Protocol):
 class Stage:
     """Pictures of one head.
 
+    Attributes:
+        deep: whether it knows how far away its head is.
     Args:
-        method: of the Gaussian family. source: its rows (pose, eyes). heard: [T,W,D] windows of speech, or None for the source's own.
+        method: of the Gaussian or radiance-field family. source: its rows (pose, eyes).
+        heard: [T,W,D] windows of speech, or None for the source's own.
     """
 
     def __init__(self, method: Layered, source: Source, heard: Tensor | None = None) -> None:
@@ -58,17 +70,24 @@ class Stage:
         self.device = next(p.device for p in method.parameters())  # type: ignore[attr-defined]
         self.length = len(heard) if heard is not None else len(source)
         with torch.no_grad():
-            self.identity = method.encode()
+            self.identity = method.encode(Clip())
+        self.deep = isinstance(getattr(method, "room", None), Radiance)
 
     @torch.no_grad()
     def frame(
-        self, row: int, camera: Camera | None = None, blink: float | None = None, size: tuple[int, int] | None = None, scene: bool = True
+        self,
+        row: int,
+        camera: Camera | None = None,
+        blink: float | None = None,
+        size: tuple[int, int] | None = None,
+        scene: bool = True,
+        depth: bool = False,
     ) -> NDArray[np.uint8]:  # -> [H,W,3]
         """The picture of a row.
 
         Args:
             row: 25 a second. camera: one row; None: where the film's was. blink: 0 open to 1 shut; None: as in the film.
-            size: H, W; None: as trained. scene: with torso and background, else before grey.
+            size: H, W; None: as trained. scene: with torso and background, else before grey. depth: how near the head is, not its colours.
         """
         at = mirror(torch.tensor([row % self.length]), len(self.source))
         clip = self.source.clip(at, self.method.needs - (MADE if self.heard is not None else set()))
@@ -84,17 +103,35 @@ class Stage:
             clip = replace(clip, camera=camera)
         drawn = self.method.layers(self.identity, clip.to(self.device), size or self.source.size)
         picture = drawn.frames
-        if not scene:
+        if depth and isinstance(drawn, Layers):
+            picture = shaded(drawn.depth, drawn.alpha)
+        elif not scene:
             picture = picture + (1 - drawn.alpha[:, None]) * (GREY - drawn.scene)
         return (picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def shaded(depth: Tensor, alpha: Tensor) -> Tensor:  # [T,H,W] metres, [T,H,W] -> [T,3,H,W]
+    """The nearest point white, the farthest dark, nothing black."""
+    there = alpha > 0.5
+    if not there.any():
+        return torch.zeros_like(depth)[:, None].expand(-1, 3, -1, -1)
+    near, far = depth[there].min(), depth[there].max()
+    light = 1 - 0.85 * (depth - near) / (far - near).clamp_min(1e-6)
+    return torch.where(there, light, 0.0)[:, None].expand(-1, 3, -1, -1)
 
 
 def load(run: Path, sound: Path | None = None, size: int = 0, device: str = "cpu") -> Stage:
     """The stage of a trained run, hearing a recording or its film's own speech. Raises InputError for another family's run."""
     method, about = load_run(run, device)
     if not isinstance(method, Layered):
-        raise InputError(run, f"{about['method']} has no head that can be drawn apart", "give a run of the Gaussian family: vivavoce list")
-    person = Person(about.get("folder", ""), size or about.get("size"), "all", method.speech, method.window, device=device)
+        remedy = "give a run of the Gaussian or radiance-field family: vivavoce list"
+        raise InputError(run, f"{about['method']} has no head that can be drawn apart", remedy)
+    if sound is not None and not method.speech:
+        raise InputError(
+            run, f"{about['method']} is driven by motion and hears nothing", "make a film of it: vivavoce run RUN --audio FILE"
+        )
+    heard_by, space = method.speech or "whisper", {"space": method.space} if method.space else {}
+    person = Person(about.get("folder", ""), size or about.get("size"), "all", heard_by, method.window, device=device, **space)
     heard = None
     if sound is not None:
         encoder = speech.load(method.speech, device)
@@ -107,7 +144,7 @@ def load(run: Path, sound: Path | None = None, size: int = 0, device: str = "cpu
 def export(run: Path, out: Path) -> int:
     """Write the head at rest as a .ply for splat viewers; the number of Gaussians. Raises InputError for another family's run."""
     method, about = load_run(run)
-    if not isinstance(method, Layered):
+    if not isinstance(method, Splatted):
         raise InputError(run, f"{about['method']} has no Gaussians", "give a run of the Gaussian family: vivavoce list")
     head = method.rest()
     ply.write(out, *(part[0] for part in head))
@@ -160,7 +197,10 @@ class Viewer:
         self.blink = gui.add_slider("eyes shut", min=0.0, max=1.0, step=0.01, initial_value=0.0)
         self.film = gui.add_checkbox("camera of the film", initial_value=True)
         self.scene = gui.add_checkbox("torso and background", initial_value=True)
+        self.depth = gui.add_checkbox("depth", initial_value=False) if stage.deep else None
         self.height = gui.add_slider("height, px", min=128, max=1024, step=64, initial_value=min(1024, max(128, stage.source.size[0])))
+        every = (self.row, self.own_eyes, self.blink, self.film, self.scene, self.depth, self.height)
+        self.controls = [handle for handle in every if handle is not None]  # a change of one of them is drawn anew
         self.server.on_client_connect(self._placed)
         self.thread = threading.Thread(target=self._loop, daemon=True)
         self.thread.start()
@@ -174,13 +214,13 @@ class Viewer:
     def picture(self, camera: Any) -> NDArray[np.uint8]:
         """What a visitor with this camera (position, wxyz, fov, aspect) sees now."""
         blink = None if self.own_eyes.value else float(self.blink.value)
-        row = int(self.row.value)
+        row, scene, depth = int(self.row.value), bool(self.scene.value), self.depth is not None and bool(self.depth.value)
         if self.film.value:
-            return widened(self.stage.frame(row, None, blink, None, bool(self.scene.value)), float(camera.aspect))
+            return widened(self.stage.frame(row, None, blink, None, scene, depth), float(camera.aspect))
         height = int(self.height.value)
         size = (height, max(16, min(2048, round(height * float(camera.aspect)))))
         seen = seen_from(camera.position, camera.wxyz, float(camera.fov), size)
-        return self.stage.frame(row, seen, blink, size, bool(self.scene.value))
+        return self.stage.frame(row, seen, blink, size, scene, depth)
 
     def _loop(self) -> None:
         shown: dict[int, tuple[Any, ...]] = {}
@@ -188,7 +228,7 @@ class Viewer:
             begun, busy = time.perf_counter(), False
             for number, client in self.server.get_clients().items():
                 camera = client.camera
-                switches = (self.row.value, self.own_eyes.value, self.blink.value, self.film.value, self.scene.value, self.height.value)
+                switches = tuple(handle.value for handle in self.controls)
                 state = (*switches, *map(float, camera.wxyz), *map(float, camera.position), float(camera.fov), float(camera.aspect))
                 if shown.get(number) != state:
                     client.scene.set_background_image(self.picture(camera), format="jpeg", jpeg_quality=85)

@@ -17,7 +17,7 @@ from vivavoce.cli.words import File, RunFolder
 class View:
     """A trained head in the browser: turn it, shut its eyes, wind its speech; or its Gaussians as a .ply file."""
 
-    run: RunFolder  # of a method of the Gaussian family
+    run: RunFolder  # of a method of the Gaussian or radiance-field family
     audio: File = None  # what to say: any audio or video file; default: what was said in the film
     ply: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # write the head at rest here, for splat viewers, and stop
     size: int = 0  # longest side of the film's pictures, px; 0: as trained

@@ -22,7 +22,7 @@ from vivavoce.nn import avatar, radiance
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import AmbientField, Individual, Rows, Views
 from vivavoce.nn.loading import take_sizes
-from vivavoce.nn.radiance import Radiance, Recipe
+from vivavoce.nn.radiance import Layers, Radiance, Recipe
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.render.rays.shade import Still
@@ -111,6 +111,10 @@ class RadNerf(Renderer):
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
         return self.room.render(self, self.tell(clip), clip)
+
+    def layers(self, identity: None, clip: Clip, size: tuple[int, int]) -> Layers:
+        """The head and what is behind it apart, in pictures of this height and width."""
+        return self.room.layers(self, self.tell(clip), clip, size)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
         return self.room.losses(self, self.tell(clip), clip, self.config.steps, self.config.outside)

@@ -107,6 +107,15 @@ class Traced(NamedTuple):
     aside: Tensor  # [T,K] of the method, summed along the ray
 
 
+class Layers(NamedTuple):
+    """A picture of each row, and what it is made of."""
+
+    frames: Tensor  # [T,3,H,W]
+    alpha: Tensor  # [T,H,W] of the head
+    scene: Tensor  # [T,3,H,W] torso and background behind it
+    depth: Tensor  # [T,H,W] metres along the ray to the head, 0 where there is none
+
+
 def encoder(condition: str) -> str:
     """The speech encoder that a condition of the lineage means. Raises InputError for an unknown one, or one that is no speech."""
     if condition in ENCODERS:
@@ -261,12 +270,17 @@ class Radiance(nn.Module):
 
         return ask
 
+    def layers(self, field: Field, told: Any, clip: Clip, size: tuple[int, int]) -> Layers:
+        """The head before torso and background, for each row of the clip (camera, body)."""
+        assert clip.camera is not None and clip.body is not None
+        scene, _ = self.torso(self.code(clip.camera), clip.body, size)
+        head, depth = self.head(field, told, clip.camera, size)
+        return Layers(layers.over(head, scene, premultiplied=True), head[:, 3], scene, depth)
+
     def render(self, field: Field, told: Any, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says."""
-        assert clip.camera is not None and clip.body is not None
-        size = self.canvas(clip.camera)
-        behind, _ = self.torso(self.code(clip.camera), clip.body, size)
-        return layers.over(self.head(field, told, clip.camera, size)[0], behind, premultiplied=True).clamp(0, 1)
+        assert clip.camera is not None
+        return self.layers(field, told, clip, self.canvas(clip.camera)).frames.clamp(0, 1)
 
     def trace(self, field: Field, told: Any, camera: Camera, looked: Looked, size: tuple[int, int]) -> Traced:
         """What the rays of a training step meet, with gradients."""
