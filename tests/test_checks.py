@@ -168,10 +168,12 @@ def test_a_bad_clip_is_refused_with_every_reason(tmp_path: Path) -> None:
         checks.run(folder, lambda done, total: None)
     assert "--force" in str(told.value) and "film.mp4" in str(told.value)
     assert not (tmp_path / "checks.json").exists() and verdicts(folder)["sync"] == "refuse"
+    page = (tmp_path / "refused.html").read_text("utf-8")
+    assert "refused.html" in str(told.value) and page.count("<img") == 1 and page.count("<svg") >= 4 and "refused: brightness" in page
     folder.options = Options(force=True)
     checks.run(folder, lambda done, total: None)
     checks.verify(folder)
-    assert "refuse" in verdicts(folder).values()
+    assert "refuse" in verdicts(folder).values() and not (tmp_path / "refused.html").exists()
 
 
 def test_silence_is_refused(tmp_path: Path) -> None:

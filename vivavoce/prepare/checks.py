@@ -26,6 +26,7 @@ from vivavoce.types import FPS, InputError
 Floats = NDArray[np.float32]
 
 PASS, WARN, REFUSE = "pass", "warn", "refuse"
+REFUSED = "refused.html"  # the page of a clip that is refused
 LOOKS = 24  # pictures looked at
 PIECE = 500  # frames whose landmarks are held at once
 TURNED = 35.0  # degrees to the side at which the far half of the mouth is hidden
@@ -217,9 +218,15 @@ def run(folder: Folder, progress: Progress) -> None:
     folder.update(checks=[asdict(v) for v in verdicts], sync=None if found is None else asdict(found))
     bad = [v for v in verdicts if v.verdict == REFUSE]
     if bad and not folder.options.force:
+        from vivavoce.prepare.report import refusal  # which judges by these checks
+
+        with folder.whole(REFUSED) as part:
+            part.write_text(refusal(folder, verdicts, seen), "utf-8")
         cause = "; ".join(v.what for v in bad)
         remedy = "; ".join(dict.fromkeys(v.advice for v in bad))
-        raise InputError(folder.clip["video"]["file"], f"refused: {cause}", f"{remedy}; or go on nevertheless with --force")
+        remedy += f"; or go on nevertheless with --force; see {folder.file(REFUSED)}"
+        raise InputError(folder.clip["video"]["file"], f"refused: {cause}", remedy)
+    folder.file(REFUSED).unlink(missing_ok=True)
     with folder.whole("checks.json") as part:
         part.write_text(json.dumps([asdict(v) for v in verdicts], indent=1), "utf-8")
 

@@ -20,7 +20,7 @@ from vivavoce.face import regions
 from vivavoce.media import read_image
 from vivavoce.prepare import Folder, Progress, Step, checks, measures, sync
 from vivavoce.prepare.report_curves import plot
-from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, heard, strips
+from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, heard, strip, strips, with_landmarks
 from vivavoce.types import FPS, InputError
 
 CLOSE = 12.0  # s of the mouth shown larger
@@ -95,9 +95,9 @@ def run(folder: Folder, progress: Progress) -> None:
     pieces = chosen_pieces(folder, seen.turn)
     moving = film(folder, pieces)
     progress(3, 4)
-    page = html(folder, verdicts, seen, pictures, moving, pieces)
+    text = html(folder, verdicts, seen, pictures, moving, pieces)
     with folder.whole("report.html") as part:
-        part.write_text(page, "utf-8")
+        part.write_text(text, "utf-8")
 
 
 def html(
@@ -108,16 +108,16 @@ def html(
     moving: str,
     pieces: list[tuple[int, int]],
 ) -> str:
-    """The page."""
+    """The page of a clip that was prepared."""
     worst, line = headline(verdicts)
-    name = escape(str(folder.clip["id"]))
     parts = ", ".join(f"{first / FPS:.1f} to {end / FPS:.1f} s" for first, end in pieces)
     plate = encoded(fitted(read_image(folder.file("bc.jpg")), PLATE))
     figures = [_figure(title, _image(data, title)) for title, data in pictures.items()]
-    return "\n".join(
+    return page(
+        folder,
+        worst,
+        line,
         [
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head><body>',
-            f'<h1>{name}</h1><p class="head {worst}">{escape(line)}</p><p class="facts">{facts(folder)}</p>',
             "<h2>Verdicts</h2>",
             table(verdicts),
             "<h2>What was made</h2>",
@@ -132,9 +132,26 @@ def html(
             steps_table(folder),
             "<h2>Weights used, and their terms</h2>",
             weights_table(folder),
-            "</body></html>",
-        ]
+        ],
     )
+
+
+def page(folder: Folder, worst: str, line: str, parts: list[str]) -> str:
+    """Head and parts of a page."""
+    name = escape(str(folder.clip["id"]))
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head><body>'
+    title = f'<h1>{name}</h1><p class="head {worst}">{escape(line)}</p><p class="facts">{facts(folder)}</p>'
+    return "\n".join([head, title, *parts, "</body></html>"])
+
+
+def refusal(folder: Folder, verdicts: list[checks.Verdict], seen: checks.Signals) -> str:
+    """The page of a clip that was refused: verdicts, frames, curves; nothing else was made."""
+    rows = np.flatnonzero(folder.kept)
+    frames = rows[np.linspace(0, len(rows) - 1, TILES).round().astype(int)].tolist()
+    line = f"refused: {'; '.join(v.what for v in verdicts if v.verdict == checks.REFUSE)}"
+    picture = encoded(strip(with_landmarks(folder, k) for k in frames))
+    shown = _figure("frames and landmarks", _image(picture, "frames and landmarks"))
+    return page(folder, checks.REFUSE, line, ["<h2>Verdicts</h2>", table(verdicts), shown, "<h2>Curves</h2>", *curves(folder, seen)])
 
 
 def _figure(title: str, inside: str) -> str:
@@ -172,7 +189,7 @@ def facts(folder: Folder) -> str:
         f"{int(folder.kept.sum())} frames used, {int(folder.kept[: folder.split].sum())} to train and the rest held out",
         f"cuts at {', '.join(str(k) for k in folder.clip['jumps'])}" if folder.clip.get("jumps") else "no cuts",
         f"left out: {escape('; '.join(left_out))}" if left_out else "",
-        f"vivavoce {__version__}; " + escape(", ".join(f"{k} {_plain(v)}" for k, v in folder.clip["options"].items())),
+        f"vivavoce {__version__}; " + escape(", ".join(f"{k} {_plain(v)}" for k, v in folder.clip.get("options", {}).items())),
     ]
     return "<br>".join(t for t in texts if t)
 
@@ -271,8 +288,8 @@ def verify(folder: Folder) -> None:
     path, remedy = folder.file("report.html"), f"run: vivavoce prepare {folder.path} --only report"
     if not path.is_file():
         raise InputError(path, "is not there", remedy)
-    page = path.read_text("utf-8", errors="replace")
-    if not page.endswith("</html>") or re.search(r'(src|href)="(?!data:)', page):
+    text = path.read_text("utf-8", errors="replace")
+    if not text.endswith("</html>") or re.search(r'(src|href)="(?!data:)', text):
         raise InputError(path, "is not whole", remedy)
 
 
