@@ -340,7 +340,7 @@ def test_what_cannot_be_had_is_blank_with_the_command_that_helps(monkeypatch: py
 
     for owner, name in ((Perceptual, "pretrained"), (measure, "Identity"), (measure.lse, "syncnet"), (measure, "cpbd")):
         monkeypatch.setattr(owner, name, refuse)
-    monkeypatch.setattr(measure, "Landmarker", lambda: None)
+    monkeypatch.setattr(measure, "Landmarker", lambda most: None)
     made = Judges.summon("cpu")
     assert made.lpips is made.identity is made.syncnet is None and not made.sharp
     assert {"lpips", "csim", "lse_c", "lse_d", "cpbd"} <= made.notes.keys() and "assets fetch" in made.notes["lse_d"]

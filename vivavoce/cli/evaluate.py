@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vivavoce.cli.screen import bar, grid, out
-from vivavoce.cli.words import File, Number, Place
+from vivavoce.cli.words import File, Number, Place, Word
 from vivavoce.types import InputError
 
 Runs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
@@ -35,6 +35,7 @@ class Eval:
     fid: bool = False  # FID too
     fvd: File = None  # FVD too, by this network: i3d_torchscript.pt
     expert: File = None  # sync too in the eyes of a lip expert, under its own name: a run of lip_expert, or lipsync_expert.pth
+    machine: Word = None  # what the table calls this machine; default: its processor
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
 
@@ -51,7 +52,7 @@ def do(o: Eval) -> None:
     else:
         device = pick_device(o.device)
         options = evaluate.Options(
-            o.split, o.size, o.frames, device, o.identity, o.fid, o.fvd or "", o.expert or "", again=o.again, apart=o.apart
+            o.split, o.size, o.frames, device, o.identity, o.fid, o.fvd or "", o.expert or "", o.machine or "", again=o.again, apart=o.apart
         )
         progress, move = bar("eval")
         with progress:

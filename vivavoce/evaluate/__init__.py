@@ -52,6 +52,7 @@ class Options:
     fid: bool = False
     fvd: str = ""  # file of the video network
     expert: str = ""  # a run of lip_expert, or the authors' file
+    machine: str = ""  # what to call this machine; "": by its processor
     again: bool = False  # judge also what was judged before
     apart: bool = False  # protocols may differ: a table for each
 
@@ -168,8 +169,9 @@ def _judge(plan: _Plan, judges: Judges, options: Options, out: str | Path | None
         label=subject.label, method=subject.method, preset=subject.preset, family=subject.card.family,
         person=plan.name, weights=subject.weights, protocol=plan.protocol, reads=sorted(method.needs),
         told=not HEARD & method.needs, made={k: finite(v) for k, v in made.items()}, truth={k: finite(v) for k, v in truth.items()},
-        costs={**subject.costs(), "fps": spent.rate()}, notes=measure.notes(plan.person.size, made), machine=machine(options.device),
-        date=date.today().isoformat(), prepared=prepared(plan.folder), asked=_asked(options), place=home,
+        costs={**subject.costs(), "fps": spent.rate()}, notes=measure.notes(plan.person.size, made),
+        machine=options.machine or machine(options.device), date=date.today().isoformat(), prepared=prepared(plan.folder),
+        asked=_asked(options), place=home,
     )  # fmt: skip
     results_of.save(result, part)
     results_of.into_place(part, home)

@@ -70,7 +70,7 @@ class Judges:
     @classmethod
     def summon(cls, device: str, identity: str = "sface", fid: bool = False, fvd: str = "", expert: str = "") -> Judges:
         """All that are at hand. Raises InputError when the landmarker, or what was asked for (FID, FVD, expert), cannot be had."""
-        made = cls(Landmarker())
+        made = cls(Landmarker(most=1))
         made.lpips = made._try(("lpips",), lambda: Perceptual.pretrained("alexnet", device))
         made.identity = made._try(("csim",), lambda: Identity(identity))
         made.syncnet = made._try(("lse_c", "lse_d"), lambda: lse.syncnet(device))

@@ -43,6 +43,8 @@ class Identity:
         self.name, self.network = name, NETWORKS[name]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work between two faces
         self.session: Any = onnxruntime.InferenceSession(str(assets.fetch(self.network.asset)), options, ["CPUExecutionProvider"])
 
     def __call__(self, frames: Tensor, landmarks: Tensor) -> Tensor:  # [T,3,H,W] in 0..1, [T,68,2] px -> [T,D]
