@@ -180,6 +180,27 @@ def test_first_colours_come_from_pixels_of_the_head() -> None:
     assert torch.allclose(found, torch.tensor([0.7, 0.0, 0.0]).expand(3, 3))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_pixels_are_lit_by_a_kernel_as_by_plain_torch(device: str) -> None:
+    """Under a light of every order, by surfaces of every kind: with gradients it is plain torch, without them the kernel."""
+    torch.manual_seed(0)
+    skin, camera, count = Skin(4, 16, 4, 32, 10), cameras(2), 3000
+    with torch.no_grad():
+        skin.light.coefficients.normal_()
+        for part in (skin.texture[1], skin.texture[3]):
+            part.weight.normal_()  # type: ignore[operator]
+    place, frame, row = torch.rand(count, 3), torch.randn(2, 4), torch.randint(2, (count,))
+    normal, at = 3 * torch.randn(count, 3), SIZE * torch.rand(count, 2)
+    wanted = [part.detach() for part in skin.seen(place, frame, row, normal, at, camera)]
+    place, frame, row, normal, at = (part.to(device) for part in (place, frame, row, normal, at))
+    skin.to(device)
+    with torch.no_grad():
+        found = skin.seen(place, frame, row, normal, at, camera.to(device))
+    assert float(wanted[0].std()) > 0.1 and float(wanted[1].std()) > 0.1
+    for here, there in zip(wanted, found, strict=True):
+        assert torch.allclose(here, there.cpu(), atol=1e-4, rtol=1e-3)
+
+
 def test_the_baked_picture_shows_the_surface(solid: Solid) -> None:
     """A skin that was taught one colour a half of the head: so is its picture, gutters too."""
     head = tetra_head(solid)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivavoce.nn.grid import Grid
-from vivavoce.nn.shading import Environment, shade
+from vivavoce.nn.shading import DIELECTRIC, Environment, shade
 from vivavoce.render.layers import grow
-from vivavoce.render.mesh import carry, covered, paint, rasterize
+from vivavoce.render.mesh import carry, covered, lit, paint, rasterize
 from vivavoce.types import Camera
 
 LOUD = 8.0  # the grid's features times this: its table starts near zero, and a colour is a sharp thing
@@ -64,11 +64,12 @@ class Skin(nn.Module):
     def _told(self, frame: Tensor) -> Tensor:  # [T,condition] -> [T,hidden]
         return self.told(frame) + self.spot.bias
 
-    def _look(self, place: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [P,3] in 0..1, [P or 1,hidden] of `_told`
+    def _numbers(self, place: Tensor, told: Tensor) -> Tensor:  # [P,3] in 0..1, [P or 1,hidden] of `_told` -> [P,9]
+        return self.texture(torch.addmm(told, self.grid(place), self.spot.weight.t(), alpha=LOUD))
+
+    def _look(self, place: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # as `_numbers`
         """Colour 0..1, material 0..1 and bump (-BUMP to BUMP) of points of the surface: three of [P,3]."""
-        spot = torch.addmm(told, self.grid(place), self.spot.weight.t(), alpha=LOUD)
-        colour, material, bump = self.texture(spot).split(3, 1)
-        return torch.sigmoid(colour), torch.sigmoid(material), BUMP * torch.tanh(bump)
+        return _parts(self._numbers(place, told))
 
     def seen(self, place: Tensor, frame: Tensor, row: Tensor, normal: Tensor, at: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
         """What pixels see of the surface, and its material: [P,3] and [P,3].
@@ -77,9 +78,14 @@ class Skin(nn.Module):
             place: [P,3] in 0..1. frame: [T,condition]. row: [P] int64, frame of each pixel. normal: [P,3] in the head's axes.
             at: [P,2] px. camera: T rows; the light stands still with it.
         """
-        colour, material, bump = self._look(place, self._told(frame).index_select(0, row))
+        looks = self._numbers(place, self._told(frame).index_select(0, row))
+        lens = torch.cat([camera.pose[:, :3, :3].flatten(1), camera.center, camera.focal], 1)  # [T,13]
+        drawn = lit(looks, normal, at, row, lens, self.light.coefficients, BUMP, DIELECTRIC)
+        if drawn is not None:
+            return drawn[:, :3], drawn[:, 3:]
+        colour, material, bump = _parts(looks)
         normal = functional.normalize(functional.normalize(normal, dim=1, eps=1e-8) + bump, dim=1, eps=1e-8)
-        told = torch.cat([camera.pose[:, :3, :3].flatten(1), camera.center, camera.focal], 1).index_select(0, row)  # [P,13]
+        told = lens.index_select(0, row)
         turned = (told[:, :9].unflatten(1, (3, 3)) * normal[:, :, None]).sum(1)
         ray = functional.pad((at - told[:, 9:11]) / told[:, 11:], (0, 1), value=1.0)
         return shade(self.light, turned, -functional.normalize(ray, dim=1), colour, material), material
@@ -113,3 +119,8 @@ class Skin(nn.Module):
         picture = paint(torch.cat([matt, torch.ones_like(matt[:, :1])], 1), pixels, 1)[0].cpu()
         _, nearest = ndimage.distance_transform_edt(picture[3].numpy() == 0, return_indices=True)
         return picture[:3, torch.from_numpy(nearest[0]), torch.from_numpy(nearest[1])].clamp(0, 1)  # gutters take the nearest colour
+
+
+def _parts(looks: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [P,9] -> three of [P,3]
+    colour, material, bump = looks.split(3, 1)
+    return torch.sigmoid(colour), torch.sigmoid(material), BUMP * torch.tanh(bump)

@@ -8,6 +8,7 @@
     carry        as `interpolate`, for the list;  paint: values of the list put back into pictures
     antialias    outlines that cover pixels in part (`outlines.py`): what makes the place of an outline differentiable
     links        which triangles hang together, for `antialias`
+    lit          colours of the list's pixels under a light (nn/skin.py), where a kernel can do it and no gradient is wanted
     texture      values of a picture laid on the mesh, read at the right coarseness (`textures.py`)
 
 Coordinates are pixels with centres at +0.5 and depth in front of the camera, growing away from it; what has depth <= 0 is not
@@ -24,14 +25,14 @@ from types import ModuleType
 from typing import NamedTuple
 
 # Not torch itself: the back end of that name is an attribute of this package.
-from torch import Tensor, arange, float32, inf, stack, where, zeros_like
+from torch import Tensor, arange, float32, inf, is_grad_enabled, stack, where, zeros_like
 
 from vivavoce.render.mesh.outlines import Links, links
 from vivavoce.render.mesh.pixels import areas
 from vivavoce.render.mesh.textures import texture
 
 __all__ = [
-    "EDGE", "Links", "Pixels", "antialias", "carry", "covered", "interpolate", "links", "paint", "rasterize", "slopes", "texture",
+    "EDGE", "Links", "Pixels", "antialias", "carry", "covered", "interpolate", "links", "lit", "paint", "rasterize", "slopes", "texture",
     "visible", "weights",
 ]  # fmt: skip
 
@@ -160,6 +161,23 @@ def antialias(image: Tensor, target: Tensor, triangles: Tensor, linked: Links, s
     if not len(triangles):
         return image
     out: Tensor = _backend(backend, target).antialias(image, target, triangles, linked, seen)
+    return out
+
+
+def lit(looks: Tensor, normal: Tensor, place: Tensor, row: Tensor, lens: Tensor, light: Tensor, bump: float, shine: float) -> Tensor | None:
+    """What pixels see of a lit surface, all at once: `nn.skin.Skin.seen`, which is its oracle and is used where this gives None.
+
+    Args:
+        looks: [P,9] of a network: colour, material (both before a sigmoid), bump (before a tangent). normal: [P,3].
+        place: [P,2] px. row: [P] int64. lens: [T,13] the camera's turn [3,3], its centre and focal length, px.
+        light: [16,3] in spherical harmonics. bump: longest change of a normal. shine: reflectance of what is no metal.
+    Returns:
+        [P,6], the light that is seen and the material 0..1; None where gradients are wanted or no kernel is at hand.
+    """
+    back = _backend("auto", looks)
+    if is_grad_enabled() or not hasattr(back, "lit"):
+        return None
+    out: Tensor = back.lit(looks, normal, place, row, lens, light, bump, shine)
     return out
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vivavoce.render.mesh import EDGE, numba_kernels
+from vivavoce.render.mesh import EDGE, numba_kernels, numba_light
 from vivavoce.render.mesh.outlines import HOPS, Links, blend
 from vivavoce.render.threads import kernels
 
@@ -46,6 +46,14 @@ def carry(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
     """As `pixels.carry`, with first derivatives only."""
     found: Tensor = _Carry.apply(values, corners, share)
     return found
+
+
+def lit(looks: Tensor, normal: Tensor, place: Tensor, row: Tensor, lens: Tensor, light: Tensor, bump: float, shine: float) -> Tensor:
+    """See the package."""
+    out = np.empty((len(looks), 6), np.float32)
+    with kernels():
+        numba_light.lit(*map(_array, (looks, normal, place)), _array(row, np.int64), _array(lens), _array(light), bump, shine, out)
+    return torch.from_numpy(out)
 
 
 class _Shares(torch.autograd.Function):

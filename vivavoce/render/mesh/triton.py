@@ -2,7 +2,8 @@
 
 Rasterising is a z-buffer of 64-bit words that the triangles' programs lower. A program is one warp and goes through the boxes of a few
 triangles, 32 pixels at a time. A word is depth, then number: the smallest is the nearest triangle and, of equal depths, the first.
-Who comes first does not matter, so pictures are the same each time. Nothing here makes the host wait.
+Who comes first does not matter, so pictures are the same each time. Nothing here makes the
+host wait.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vivavoce.render.mesh import EDGE, triton_outlines, triton_pixels
+from vivavoce.render.mesh import EDGE, triton_light, triton_outlines, triton_pixels
 from vivavoce.render.mesh.outlines import HOPS, Links
 from vivavoce.render.mesh.triton_raster import lower
 
@@ -71,6 +72,16 @@ def antialias(image: Tensor, target: Tensor, triangles: Tensor, linked: Links, s
     with torch.cuda.device_of(target):
         found: Tensor = _Blend.apply(image.float(), target, triangles, edge)
     return found
+
+
+def lit(looks: Tensor, normal: Tensor, place: Tensor, row: Tensor, lens: Tensor, light: Tensor, bump: float, shine: float) -> Tensor:
+    """See the package."""
+    out, count = torch.empty(len(looks), 6, device=looks.device), len(looks)
+    if count:
+        parts = (*map(_plain, (looks, normal, place)), row.contiguous(), _plain(lens), _plain(light))
+        with torch.cuda.device_of(looks):
+            triton_light.lit[(triton.cdiv(count, BLOCK),)](*parts, out, count, bump, shine, BLOCK=BLOCK)
+    return out
 
 
 class _Shares(torch.autograd.Function):
