@@ -158,6 +158,37 @@ def test_planes_are_three_grids() -> None:
     assert all(p.table.grad is not None and p.table.grad.any() for p in planes.planes)
 
 
+def check_planes(backend: str, device: str) -> None:
+    """Side by side at once what three grids give one after another, and for drawing in half precision."""
+    found: list[list[Tensor]] = []
+    weights, points = torch.randn(300, 18), torch.rand(300, 3)
+    for name, where in (("torch", "cpu"), (backend, device)):
+        torch.manual_seed(0)
+        planes = TriPlane(6, 1, 8, 40, 8, backend=name)
+        for plane in planes.planes:
+            torch.nn.init.uniform_(plane.table, -1, 1)
+        out = planes.to(where)(points.to(where), open_levels=4.5)
+        (out * weights.to(where)).sum().backward()
+        found.append([out.detach(), *(plane.table.grad for plane in planes.planes)])
+    close(found[1], [part.double() for part in found[0]])
+    with torch.no_grad():
+        half = planes(points.to(device), 4.5, torch.float16)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.cpu().float(), found[0][0], atol=1e-3, rtol=0)
+    one = read(points.to(device), small(3).to(device).table.detach(), small(3).layout, None, backend, torch.float16)
+    torch.testing.assert_close(one.cpu().float(), small(3)(points).detach(), atol=1e-3, rtol=0)
+
+
+def test_planes_and_half_precision() -> None:
+    pytest.importorskip("numba")
+    check_planes("numba", "cpu")
+
+
+@pytest.mark.gpu
+def test_planes_on_a_gpu() -> None:
+    check_planes("triton", "cuda")
+
+
 def test_bad_settings_are_told() -> None:
     for settings in (dict(dims=4), dict(kind="octree"), dict(levels=0), dict(log2_table=2), dict(kind="dense", finest=4096)):
         with pytest.raises(InputError):

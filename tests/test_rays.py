@@ -175,6 +175,11 @@ def test_finite_differences() -> None:
     assert torch.autograd.gradcheck(summed, tuple(part.requires_grad_() for part in leaves))
 
 
+def wanted_all(lines: Rays, grid: Occupancy, backend: str) -> rays.Composited:
+    samples = march(*lines, grid, 0.027, 40, backend=backend)
+    return composite(*field(samples.positions, samples.ray), samples, backend)
+
+
 def check_trace(backend: str, device: str) -> None:
     """Whole frames in turns are the samples of `march` composited at once."""
     lines, grid = shot(32, device), learned(device)
@@ -184,6 +189,9 @@ def check_trace(backend: str, device: str) -> None:
         found = trace(*lines, grid, field, 0.027, most, turn=turn, batch=1000, backend=backend)
         for a, b in ((found.features, wanted.features), (found.opacity, wanted.opacity), (found.depth, wanted.depth)):
             torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+    early = trace(*lines, grid, field, 0.027, 40, turn=2, stop=0.05, backend=backend)
+    left = wanted_all(lines, grid, backend).opacity - early.opacity
+    assert left.min() > -2e-5 and 1e-4 < left.max() < 0.05, "what is left behind is less than `stop`"
     square = tuple(part.view(32, 32, *part.shape[1:]) for part in lines)
     assert trace(*square, grid, field, 0.027, backend=backend).features.shape == (32, 32, 3)
 

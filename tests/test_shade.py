@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.synthetic import SyntheticPerson
 from vivavoce import registry
+from vivavoce.nn import grid
 from vivavoce.nn.fields import Rows, Views
 from vivavoce.render.rays import shade
 from vivavoce.types import InputError
@@ -83,6 +84,22 @@ def test_a_frame_folded_is_the_field(name: str) -> None:
     torch.testing.assert_close(found[0], density, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], colour, rtol=0, atol=1e-5)
     assert colour.std() > 0.01 and density.std() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_a_frame_on_a_gpu_is_that_of_plain_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    method, person = registry.create(name, "tiny"), SyntheticPerson(space="landmarks")
+    if method.speech:
+        person = SyntheticPerson(window=method.window)
+    method.setup(person)
+    method.eval().cuda()
+    clip = person.clip([0, 3], method.needs).to("cuda")
+    fast = method.render(None, clip)  # type: ignore[operator]
+    monkeypatch.setattr(shade, "choose", lambda _: "torch")
+    monkeypatch.setattr(grid, "choose", lambda *_: "torch")
+    torch.testing.assert_close(fast, method.render(None, clip), atol=3e-3, rtol=0)  # type: ignore[operator]
 
 
 def test_a_back_end_that_is_not_there_is_told() -> None:
