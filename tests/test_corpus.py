@@ -65,7 +65,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are made in this process: the others cost seconds to start."""
 
     def one_by_one(todo: list[Any], count: int, tell: Any) -> dict[str, Any]:
-        return {job["name"]: shard(job, lambda k, name=job["name"]: tell(name, k, None)) for job in todo}
+        return {job.name: shard(job, lambda k, name=job.name: tell(name, k, None)) for job in todo}
 
     monkeypatch.setattr(module, "_by_processes", one_by_one)
 

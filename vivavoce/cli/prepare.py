@@ -31,7 +31,7 @@ class Prepare:
     """
 
     videos: Videos  # the video, or an existing person folder to go on with; several, or a folder of videos
-    data: Set = None  # instead of videos a data set, for example lrs2:/data/lrs2; the names: vivavoce list --data
+    data: Set = None  # instead of videos a data set, for example lrs2:/data/lrs2; vivavoce list --data names them
     folder: Place = None  # where to; default: beside the video or data set, with its name; of several videos the folder of their folders
     task: Number = None  # run this task (1-9, as in the AD-NeRF lineage) and what it needs
     only: Word = None  # run the step of this name and what it needs

@@ -23,7 +23,7 @@ class Train(How):
 
     method: Name  # one of: vivavoce list
     folder: Folders = ()  # made by vivavoce prepare
-    data: tuple[Data, ...] = ()  # data sets instead, for example lrs2:/data/lrs2, prepared where they are not yet: vivavoce list --data
+    data: tuple[Data, ...] = ()  # data sets instead, for example lrs2:/data/lrs2; vivavoce list --data names them
     out: Place = None  # run folder; default: FOLDER/runs/METHOD; a run found there goes on
     preset: str = ""  # named settings of the method: vivavoce list METHOD
     speech: str = ""  # speech encoder; default: the method's
@@ -39,7 +39,8 @@ def do(o: Train, rest: Sequence[str]) -> None:
     card = registry.find(o.method)
     config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
     if len(o.folder) + bool(o.data) != 1:
-        raise InputError(f"vivavoce train {o.method}", "wants one FOLDER, or --data NAME:PATH", "see: vivavoce train --help")
+        wrong = "too many: wants one FOLDER, or --data NAME:PATH" if o.folder else "missing: FOLDER, or --data NAME:PATH"
+        raise InputError(f"vivavoce train {o.method}", wrong, "see: vivavoce train --help")
     folders = _prepared(card, config, o.data) if o.data else person_folders(o.folder[0]) or list(filter(packed, o.folder))
     if not folders:
         raise InputError(o.folder[0], "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder[0]}")

@@ -72,14 +72,14 @@ class Faces:
         stores: list[_Store] = [Shards(p) if whole(p) is not None else _Single(p) for p in places]
         self.films = [(store, k) for store in stores for k in range(len(store.frames))]
         counts = torch.tensor([n for store in stores for n in store.frames])
-        self.first = counts.cumsum(0) - counts  # [n] row of each film's first frame
-        kept = torch.cat([_pieces(store, split) for store in stores])  # [n,2]
-        kept[:, 0] += self.first
-        pieces = kept[kept[:, 1] > 0]
-        if not len(pieces):
+        begin, length = torch.tensor([piece for store in stores for piece in _pieces(store, split)]).unbind(1)  # frames of each film
+        self.film = length.nonzero()[:, 0]  # [m] of each piece
+        if not len(self.film):
             raise InputError(self.folder, f"no film of split {split!r}", "pack more films")
-        self.spans = torch.stack([pieces[:, 1].cumsum(0) - pieces[:, 1], pieces[:, 1]], 1)  # [m,2] as of Person
-        self.rows = torch.cat([torch.arange(a, a + n) for a, n in pieces.tolist()])
+        self.begin, length = begin[self.film], length[self.film]
+        self.ends = length.cumsum(0)
+        self.spans = torch.stack([self.ends - length, length], 1)  # [m,2] as of Person
+        self.first = (counts.cumsum(0) - counts)[self.film]  # [m] number, among all frames, of the film's first
         self.size = self._size(stores)
         self.pool = ThreadPoolExecutor(WORKERS)
 
@@ -91,32 +91,33 @@ class Faces:
         return height, width
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return int(self.ends[-1])
 
     def clip(self, rows: Rows, needs: Iterable[str] | None = None) -> Clip:
         """The given rows. Raises InputError for a field that is not packed."""
         wanted = set(HOLDS if needs is None else needs)
         if lost := sorted(wanted - set(HOLDS)):
             raise InputError(self.folder, f"packed faces hold no {', '.join(lost)}", "train on person folders: vivavoce prepare VIDEO")
-        index = self.rows[rows if isinstance(rows, slice | Tensor) else list(rows)]
-        owner = torch.searchsorted(self.first, index, right=True) - 1
-        frame = index - self.first[owner]
+        row = torch.arange(*rows.indices(len(self))) if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
+        piece = torch.searchsorted(self.ends, row.contiguous(), right=True)
+        frame = row - self.spans[piece, 0] + self.begin[piece]
+        owner = self.film[piece]
         films = {k: self.films[k][0].film(self.films[k][1]) for k in torch.unique(owner).tolist()}
         pictures = landmarks = heard = None
         if "frames" in wanted:
             levels = np.stack(list(self.pool.map(lambda at: _decoded(films[at[0]], at[1]), zip(owner.tolist(), frame.tolist()))))
             pictures = torch.from_numpy(levels).permute(0, 3, 1, 2).float() / 255
         if "landmarks" in wanted:
-            landmarks = torch.zeros(len(index), 68, 2)
+            landmarks = torch.zeros(len(row), 68, 2)
         if "speech" in wanted:
-            heard = torch.zeros(len(index), sum(self.window), COLUMNS // STEPS * BINS)
+            heard = torch.zeros(len(row), sum(self.window), COLUMNS // STEPS * BINS)
         for k, film in films.items():
             mine = owner == k
             if landmarks is not None:
                 landmarks[mine] = torch.from_numpy(film.landmarks[frame[mine].numpy()])
             if heard is not None:
                 heard[mine] = self._speech(film, frame[mine])
-        return Clip(frames=pictures, landmarks=landmarks, speech=heard, index=index)
+        return Clip(frames=pictures, landmarks=landmarks, speech=heard, index=self.first[piece] + frame)
 
     def _speech(self, film: Film, frame: Tensor) -> Tensor:  # [T] of the film -> [T,W,640]
         near = frame[:, None] + torch.arange(-self.window[0] // STEPS, self.window[1] // STEPS)  # [T,W/2]
@@ -133,17 +134,15 @@ def _decoded(film: Film, frame: int) -> NDArray[np.uint8]:  # -> [S,S,3]
         return np.asarray(picture.convert("RGB"))
 
 
-def _pieces(store: _Store, split: str) -> Tensor:  # -> [n,2] first frame and number of frames of each film that the split takes
-    pieces = torch.zeros(len(store.frames), 2, dtype=torch.long)
-    free = store.splits.count("")
-    passed = 0
-    for k, (count, given) in enumerate(zip(store.frames, store.splits, strict=True)):
+def _pieces(store: _Store, split: str) -> list[tuple[int, int]]:
+    """First frame and number of frames of each film that the split takes."""
+    pieces, passed, few = list[tuple[int, int]](), 0, store.splits.count("") < HELD
+    for count, given in zip(store.frames, store.splits, strict=True):
         if given:
-            pieces[k, 1] = count if split in (given, "all") else 0
+            pieces.append((0, count if split in (given, "all") else 0))
             continue
-        held = count if free >= HELD and passed % HELD == HELD - 1 else 0 if free >= HELD else count // HELD
-        begin, end = {"train": (0, count - held), "val": (count - held, count), "test": (0, 0), "all": (0, count)}[split]
-        pieces[k] = torch.tensor([begin, end - begin])
+        held = count // HELD if few else count * (passed % HELD == HELD - 1)
+        pieces.append({"train": (0, count - held), "val": (count - held, held), "test": (0, 0), "all": (0, count)}[split])
         passed += 1
     return pieces
 

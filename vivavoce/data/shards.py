@@ -37,6 +37,7 @@ INDEX, BROKEN = "index.json", "broken.csv"
 KIND = "faces"  # of an index.json of ours
 MAPPED = 256  # shards open at once: each holds a file descriptor
 BLOCK = 512  # bytes, of a tar file
+LISTED = ("id", "identity", "split", "frames")  # what a list repeats of a sample: a data set may have a million
 
 
 class Film(NamedTuple):
@@ -92,7 +93,7 @@ def _add(tar: tarfile.TarFile, file: Any, sample: Sample) -> dict[str, Any]:
         tar.addfile(info, io.BytesIO(data))
         begin = file.tell() - -(-len(data) // BLOCK) * BLOCK
         at[kind.removesuffix(".npy")] = begin + (_header(data) if kind.endswith(".npy") else 0)
-    return about | {"key": sample.key, "columns": len(sample.columns), "at": at}
+    return {k: about[k] for k in LISTED} | {"key": sample.key, "columns": len(sample.columns), "at": at}
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -137,8 +138,9 @@ class Shards:
         if index is None:
             raise InputError(folder, f"no {INDEX} of faces in it", "run: vivavoce prepare --data NAME:PATH --folder FOLDER")
         again = f"delete it and run: vivavoce prepare --data {index['data']} --folder {folder}"
-        self.rows: list[dict[str, Any]] = []
-        self.files: list[str] = []
+        self.frames, self.splits, self.ids = list[int](), list[str](), list[str]()
+        self.files: list[Path] = []
+        self.shard, self.places = list[int](), list[tuple[int, ...]]()
         for name in index["shards"]:
             path = self.folder / f"{name}.json"
             try:
@@ -149,23 +151,23 @@ class Shards:
                 raise InputError(path, f"the shard is not whole ({type(error).__name__})", again) from error
             if size != wanted:
                 raise InputError(self.folder / f"{name}.tar", f"has {size} bytes, not {wanted}", again.replace("it", path.name, 1))
-            self.rows += rows
-            self.files += [str(self.folder / f"{name}.tar")] * len(rows)
-        self.frames = [int(row["frames"]) for row in self.rows]
-        self.splits = [str(row["split"]) for row in self.rows]
+            self.frames += [row["frames"] for row in rows]
+            self.splits += [row["split"] for row in rows]
+            self.ids += [row["id"] for row in rows]
+            self.shard += [len(self.files)] * len(rows)
+            self.places += [(*(row["at"][k] for k in ("mjpeg", "ends", "landmarks", "columns")), row["columns"]) for row in rows]
+            self.files.append(self.folder / f"{name}.tar")
 
     def film(self, number: int) -> Film:
         """One sample, mapped: nothing is copied."""
-        row, data = self.rows[number], _mapped(self.files[number])
-        count, at = self.frames[number], row["at"]
-        ends = _view(data, at["ends"], "<i8", (count,))
-        bounds = np.concatenate([[0], ends]) + at["mjpeg"]
-        landmarks = _view(data, at["landmarks"], "<f4", (count, 68, 2))
-        return Film(data, bounds, landmarks, _view(data, at["columns"], "<f2", (row["columns"], 80)))
+        data, count = _mapped(self.files[self.shard[number]]), self.frames[number]
+        begin, ends, points, columns, width = self.places[number]
+        bounds = np.concatenate([[0], _view(data, ends, "<i8", (count,))]) + begin
+        return Film(data, bounds, _view(data, points, "<f4", (count, 68, 2)), _view(data, columns, "<f2", (width, 80)))
 
 
 @lru_cache(maxsize=MAPPED)
-def _mapped(path: str) -> NDArray[np.uint8]:
+def _mapped(path: Path) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r")
 
 

@@ -96,13 +96,13 @@ def shards_on_ray(todo: list[Job], tell: Tell, address: str = "") -> dict[str, d
         ready, left = ray.wait(left, num_returns=1)
         job = asked[ready[0]]
         try:
-            made[job["name"]] = ray.get(ready[0])
+            made[job.name] = ray.get(ready[0])
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except ray.exceptions.RayError as error:
-            cause = f"the process that made {job['name']} was lost ({type(error).__name__})"
+            cause = f"the process that made {job.name} was lost ({type(error).__name__})"
             raise InputError("--ray", cause, "run the same command again without --ray: it goes on there") from error
-        tell(job["name"], len(job["clips"]), made[job["name"]])
+        tell(job.name, len(job.clips), made[job.name])
     return made
 
 

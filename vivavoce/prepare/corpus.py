@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -36,8 +36,30 @@ from vivavoce.types import FPS, InputError
 
 VERSION = 1  # of what is in a shard
 SHARDS, LEAST, MOST = 32, 4, 128  # shards of a middling data set; clips of a shard
-Job = dict[str, Any]  # name, folder, clips, side, print, lost
 Report = Callable[[int, int, int], None]  # clips done, clips, those of no use; from several threads
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard to be made."""
+
+    name: str
+    folder: str
+    clips: Sequence[Recording]
+    side: int  # px
+    mark: str  # of the clips and of what is made of them: a shard of another mark is made again
+    lost: dict[str, str] = field(default_factory=dict)  # number of a clip -> how it took a process down
+
+    @property
+    def tar(self) -> Path:
+        return Path(self.folder) / f"{self.name}.tar"
+
+    @classmethod
+    def read(cls, line: str) -> Job:
+        """From JSON, which knows no tuples."""
+        values: dict[str, Any] = json.loads(line)
+        clips: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()} for c in values["clips"]]
+        return cls(**values | {"clips": [Recording(**clip) for clip in clips]})
 
 
 @dataclass(frozen=True)
@@ -61,12 +83,9 @@ def jobs_of(found: Sequence[Recording], folder: Path, side: int = SIDE) -> list[
     each = max(LEAST, min(MOST, -(-len(found) // SHARDS)))
     jobs = []
     for number, first in enumerate(range(0, len(found), each)):
-        clips = [asdict(r) for r in found[first : first + each]]
-        facts = json.dumps([VERSION, side, clips, [_size(c["video"]) for c in clips]], sort_keys=True)
-        name = f"faces-{number:05d}"
-        jobs.append(
-            {"name": name, "folder": str(folder), "clips": clips, "side": side, "print": sha256(facts.encode()).hexdigest(), "lost": {}}
-        )
+        clips = found[first : first + each]
+        facts = json.dumps([VERSION, side, [[asdict(r), _size(r.video)] for r in clips]], sort_keys=True)
+        jobs.append(Job(f"faces-{number:05d}", str(folder), clips, side, sha256(facts.encode()).hexdigest()))
     return jobs
 
 
@@ -77,13 +96,12 @@ def _size(path: str) -> int:
 
 def kept(job: Job) -> dict[str, Any] | None:
     """The list of a shard that is whole already and made of the same clips, or None."""
-    path = Path(job["folder"]) / job["name"]
     try:
-        made: dict[str, Any] = json.loads(path.with_name(f"{path.name}.json").read_text("utf-8"))
-        size = path.with_name(f"{path.name}.tar").stat().st_size if made["samples"] else 0
+        made: dict[str, Any] = json.loads(job.tar.with_suffix(".json").read_text("utf-8"))
+        size = job.tar.stat().st_size if made["samples"] else 0
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return made if made.get("print") == job["print"] and size == made.get("bytes") else None
+    return made if made.get("mark") == job.mark and size == made.get("bytes") else None
 
 
 @cache
@@ -97,16 +115,15 @@ def shard(job: Job, say: Callable[[int], None]) -> dict[str, Any]:
 
     Raises OSError when the disk is full or cannot be written.
     """
-    tar = Path(job["folder"]) / f"{job['name']}.tar"
     broken: list[dict[str, str]] = []
 
     def each() -> Iterator[Sample]:
-        for k, clip in enumerate(job["clips"]):
+        for k, recording in enumerate(job.clips):
             say(k)
-            recording, reason = _recording(clip), job["lost"].get(str(k), "")
+            reason = job.lost.get(str(k), "")
             found: list[Sample] = []
             try:
-                found = [] if reason else samples(recording, finder, job["side"])
+                found = [] if reason else samples(recording, finder, job.side)
             except InputError as error:
                 reason = " ".join(str(error).split())
             except Exception as error:  # whatever a film does to a decoder; the others go on
@@ -115,24 +132,13 @@ def shard(job: Job, say: Callable[[int], None]) -> dict[str, Any]:
                 broken.append({"id": recording.id, "video": recording.video, "reason": reason})
             yield from found
 
-    rows = write(tar, each())
+    rows = write(job.tar, each())
     if not rows:
-        tar.unlink(missing_ok=True)
-    made = {
-        "print": job["print"],
-        "clips": len(job["clips"]),
-        "bytes": tar.stat().st_size if rows else 0,
-        "samples": rows,
-        "broken": broken,
-    }
-    _written(tar.with_suffix(".json"), json.dumps(made, ensure_ascii=False))
+        job.tar.unlink(missing_ok=True)
+    size = job.tar.stat().st_size if rows else 0
+    made = {"mark": job.mark, "clips": len(job.clips), "bytes": size, "samples": rows, "broken": broken}
+    _written(job.tar.with_suffix(".json"), json.dumps(made, ensure_ascii=False))
     return made
-
-
-def _recording(clip: dict[str, Any]) -> Recording:
-    """From JSON, which knows no tuples."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in clip.items()}
-    return Recording(**values)
 
 
 def _written(path: Path, text: str) -> None:
@@ -168,18 +174,18 @@ def corpus(
     except OSError as error:
         raise InputError(folder, f"cannot be written ({error.strerror})", "give another place with --folder") from error
     todo = jobs_of(found, folder, side)
-    made = {job["name"]: there for job in todo if (there := kept(job)) is not None}
+    made = {job.name: there for job in todo if (there := kept(job)) is not None}
     index = whole(folder)
-    if index is None or index["shards"] != [job["name"] for job in todo] or len(made) < len(todo):
+    if index is None or index["shards"] != [job.name for job in todo] or len(made) < len(todo):
         (folder / INDEX).unlink(missing_ok=True)
-        made |= _made([job for job in todo if job["name"] not in made], made, len(found), jobs, report, cluster)
-        lists = {job["name"]: made[job["name"]] for job in todo}
+        made |= _made([job for job in todo if job.name not in made], made, len(found), jobs, report, cluster)
+        lists = {job.name: made[job.name] for job in todo}
         if not any(one["samples"] for one in lists.values()):
             reason = next((b["reason"] for one in lists.values() for b in one["broken"]), "it is empty")
             raise InputError(data, f"none of its {len(found)} clips could be used", f"the first: {reason}")
         index = _index(data, layout.name, layout.terms, side, lists, found)
         _finish(folder, index, lists)
-    return Made(folder, index, [b for job in todo for b in made[job["name"]]["broken"]])
+    return Made(folder, index, [b for job in todo for b in made[job.name]["broken"]])
 
 
 def _made(
@@ -223,21 +229,21 @@ def _by_processes(todo: list[Job], count: int, tell: Tell) -> dict[str, dict[str
                     job = waiting.get_nowait()
                 except queue.Empty:
                     return
-                while job["name"] not in made and not stop.is_set():
+                while job.name not in made and not stop.is_set():
                     if child is None:
                         child = _started()
                         running.add(child)
                     found, clip = _heard(child, job, tell)
                     if found is not None:
-                        made[job["name"]] = found
-                        tell(job["name"], len(job["clips"]), found)
+                        made[job.name] = found
+                        tell(job.name, len(job.clips), found)
                         continue
                     child.wait()
                     running.discard(child)
                     code, child = child.returncode, None
                     if clip < 0 and not stop.is_set():  # it never came to a clip: no film is to blame
                         raise RuntimeError(f"a process that makes shards cannot run (exit code {code})")
-                    job["lost"][str(clip)] = f"the process that read it was lost ({_end(code)})"
+                    job.lost[str(clip)] = f"the process that read it was lost ({_end(code)})"
         finally:
             if child is not None:
                 child.kill()
@@ -265,7 +271,7 @@ def _heard(child: subprocess.Popen[str], job: Job, tell: Tell) -> tuple[dict[str
     assert child.stdin is not None and child.stdout is not None
     clip = -1
     try:
-        child.stdin.write(json.dumps(job) + "\n")
+        child.stdin.write(json.dumps(asdict(job)) + "\n")
         child.stdin.flush()
         for line in child.stdout:
             said = json.loads(line)
@@ -274,7 +280,7 @@ def _heard(child: subprocess.Popen[str], job: Job, tell: Tell) -> tuple[dict[str
             if "made" in said:
                 return said["made"], clip
             clip = int(said["clip"])
-            tell(job["name"], clip, None)
+            tell(job.name, clip, None)
     except (BrokenPipeError, ValueError):  # its last words may be cut off
         pass
     return None, clip
@@ -332,15 +338,13 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        job = json.loads(asked.get())
+        job = Job.read(asked.get())
         try:
             write_line(made=shard(job, lambda k: write_line(clip=k)))
         except InputError as error:
             write_line(error=(error.subject, error.cause, error.remedy))
         except OSError as error:
-            write_line(
-                error=(error.filename or job["folder"], f"cannot be written ({error.strerror})", "make room, or give another --folder")
-            )
+            write_line(error=(error.filename or job.folder, f"cannot be written ({error.strerror})", "make room, or give another --folder"))
 
 
 if __name__ == "__main__":
