@@ -239,7 +239,7 @@ def test_what_is_behind_learns_where_it_is_seen_and_stays_a_picture() -> None:
     with torch.no_grad():
         method.torso.picture.copy_(torch.randn_like(method.torso.picture) * 3)
     method.update(clip, 0, method.optimizers())
-    colours, share = method.torso.picture[:3], method.torso.picture[3]
+    colours, share = method.torso.picture.detach().split((3, 1))
     assert float(colours.min()) >= 0 and float(share.max()) <= 1 and bool((colours <= share).all())
 
 
