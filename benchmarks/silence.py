@@ -64,7 +64,8 @@ def main() -> None:
     person = Person(about["folder"], size, "all", method.speech, method.window, device=options.device)
     landmarker = Landmarker()
     rows = list(range(0, len(person), max(1, len(person) // 1500)))
-    gaps = lip_gap(person.clip(rows, {"landmarks"}).landmarks.cpu())  # type: ignore[union-attr]
+    landmarks = person.clip(rows, {"landmarks"}).landmarks.cpu()  # type: ignore[union-attr]
+    gaps, width = lip_gap(landmarks), float((landmarks[:, 48] - landmarks[:, 54]).norm(dim=1).median())  # px
     narrow = [rows[k] for k in (gaps <= gaps.quantile(SHUT)).nonzero()[:, 0].tolist()]
     every = list(range(0, len(person), max(1, len(person) // SAMPLE)))
     seen = {}
@@ -72,6 +73,7 @@ def main() -> None:
         seen[name] = openness(landmarker, person.clip(chosen, {"frames"}).frames)  # type: ignore[arg-type]
     shut, wide = float(np.nanmean(seen["shut"])), float(np.nanpercentile(seen["any"], 95))
     print(f"{about['method']} {options.run}: the person's shut mouth {shut:.4f}, wide {wide:.4f} (gap over width), {size} px")
+    print(f"5 % is {(wide - shut) / 20 * width:.2f} px of lip gap; below half a pixel the landmarker takes a soft edge for a gap")
     encoder = speech.load(method.speech, options.device)
     for name, sound in sounds(options.seconds, options.wavs).items():
         talker = Talker(method, person, {method.speech: encoder})

@@ -228,6 +228,14 @@ def test_a_batch_is_its_rows(backend: str) -> None:
         close([part.grad], [torch.stack([leaf.grad for leaf in alone])], 1e-5)  # type: ignore[list-item, misc]
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_without_depth_the_picture_is_the_same(backend: str) -> None:
+    parts = shell(20, dtype=torch.float32)
+    deep, flat = (render(*parts, camera((19, 35), 2, torch.float32), (19, 35), backend=backend, deep=wanted) for wanted in (True, False))
+    assert torch.allclose(flat.image, deep.image, atol=1e-6) and torch.equal(flat.alpha, deep.alpha)
+    assert flat.depth.numel() == 0 and deep.depth.shape == deep.alpha.shape
+
+
 def test_one_set_of_splats_serves_several_cameras() -> None:
     size = (30, 30)
     parts = shell(30, dtype=torch.float32)

@@ -165,7 +165,7 @@ class TalkingGaussian(Renderer):
             place, shape, turn = torch.tanh(motion).split((3, 3, 4), dim=2)
             face = self.avatar.moved(rows, place * self.config.reach, 0.5 * shape, 0.5 * turn)
             mouth = avatar.moved(self.mouth, rows, torch.tanh(chew) * self.sides * self.config.mouth_reach)
-        inside = splats.render(*self.avatar.steadied(mouth, clip), clip.camera, size)
+        inside = splats.render(*self.avatar.steadied(mouth, clip), clip.camera, size, deep=False)
         return self.avatar.draw(face, clip, code, size, inside), inside, motion
 
     def render(self, identity: Fields | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]

@@ -267,7 +267,7 @@ class Avatar(nn.Module):
         assert clip.camera is not None and clip.body is not None
         scene, flow = self.torso(code, clip.body, size)
         behind = scene
-        drawn = splats.render(*self.steadied(moved, clip), clip.camera, size)
+        drawn = splats.render(*self.steadied(moved, clip), clip.camera, size, deep=False)
         alpha = drawn.alpha
         if inside is not None:
             behind = torch.addcmul(inside.image, 1 - inside.alpha[:, None], behind)
