@@ -2,8 +2,8 @@
 
 time: every picture says at which sample it begins; the farthest that one lies from its place in the order (0 when none is lost or
 doubled), and how far the pictures' end lies from the sound's. By what is seen: by how much the lips follow the loudness (the top of
-the correlation), in the first minute and in the last; and by how much the last minute's lips come after the first's, where the sound is long enough to be
-repeated: both minutes say the same then.
+the correlation), in the first minute and in the last; and, where the stream is long enough for the sound to be repeated, so that both
+minutes say the same, by how much the lips of the last come after those of the first.
 memory: resident, at the end of each minute of sound; server and client are one process here.
 identity and sharpness: of a picture each second, in the first minute against the last: cosine of SFace's embeddings with the portrait's
 (where its weights are), distance of 48 landmarks (no lips) from the portrait's after a similarity, in eye distances; CPBD and the

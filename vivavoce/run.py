@@ -145,7 +145,7 @@ def speak(
     total = max(1, round(heard * FPS))
     kept: list[np.ndarray] = []  # uint8 [H,W,3] each
     keep_at = set(torch.linspace(0, total - 1, PREVIEW + 2).long().tolist()[1:-1])
-    with Writer(out, size, FPS, audio, about=about) as writer, _Behind(writer.write) as encode:
+    with Writer(out, size, FPS, audio, about=about) as writer, Behind(writer.write) as encode:
         # as 8 bits at once: float frames that wait for the encoder outlive their block, and the heap grows around them
         for images in map(pixels, talker.stream(_counted(audio_chunks(audio), report))):
             images = images if finish is None else finish(images)
@@ -182,7 +182,7 @@ def _counted(chunks: Iterable[Tensor], report: Report) -> Iterator[Tensor]:
         begun = time.perf_counter()
 
 
-class _Behind:
+class Behind:
     """Calls a function in another thread, in order, a few items behind: encoding overlaps rendering."""
 
     def __init__(self, work: Callable[[np.ndarray], Any]) -> None:
@@ -201,7 +201,7 @@ class _Behind:
                     self.error = error
                 self.seconds += time.perf_counter() - begun
 
-    def __enter__(self) -> _Behind:
+    def __enter__(self) -> Behind:
         self.thread.start()
         return self
 

@@ -33,6 +33,7 @@ from vivavoce.types import FPS, HOP, Clip, InputError
 WAITING = 25  # pieces of sound that wait, at most
 LONGEST = 16_000  # samples of one piece; longer ones are cut, so that pictures never come late by more
 HURRY = 0.4  # s of sound that may wait to be drawn before a session in a hurry leaves pictures out
+MISSED = 12  # pictures that it leaves out one after another, at most: a face that stands still looks broken
 QUALITY = 85  # of a JPEG
 Show = Callable[[int, bytes], None]  # number of the picture, JPEG
 
@@ -146,6 +147,7 @@ class Session:
         self.sound: queue.Queue[bytes | None] = queue.Queue(maxsize=WAITING)
         self.gone = threading.Event()
         self.heard, self.done, self.frames = 0, 0, 0  # bytes of sound, pictures it has come to, pictures shown
+        self.missed = 0  # pictures left out since the last one
         self.seconds = {"mark": 0.0, "jpeg": 0.0}
 
     def hear(self, piece: bytes | None) -> None:
@@ -167,28 +169,35 @@ class Session:
         self.gone.set()
 
     def late(self) -> bool:
-        """Whether more sound waits than a session in a hurry may have waiting."""
-        return self.heard / 2 > (self.done + FPS * HURRY) * HOP + self.talker.lookahead * 16
+        """Whether the next picture is left out, because more sound waits than a session in a hurry may have waiting."""
+        behind = self.heard / 2 > (self.done + FPS * HURRY) * HOP + self.talker.lookahead * 16
+        self.missed = self.missed + 1 if behind and self.missed < MISSED else 0
+        return self.missed > 0
 
     def speak(self, show: Show) -> None:
-        """Hand each picture, as JPEG, to `show` until the sound ends or the client leaves."""
+        """Hand each picture, as JPEG, to `show` until the sound ends or the client leaves; `show` is called in another thread, in order,
+        so that the next picture is drawn while one is marked, packed and sent."""
         try:
-            for frames in self.talker.stream(self._pieces(), self.late if self.hurry else None):
-                if frames.numel():
-                    begun = time.perf_counter()
-                    images = self.put(pixels(frames))
-                    self.seconds["mark"] += time.perf_counter() - begun
-                    for number, image in enumerate(images, self.done):
-                        begun = time.perf_counter()
-                        picture = jpeg(image, quality=QUALITY)
-                        self.seconds["jpeg"] += time.perf_counter() - begun
-                        show(number, picture)
-                        self.frames += 1
-                self.done += len(frames)
+            with run.Behind(lambda images: self._show(images, show)) as behind:
+                for frames in self.talker.stream(self._pieces(), self.late if self.hurry else None):
+                    behind(pixels(frames) if frames.numel() else np.zeros((len(frames), 0, 0, 3), np.uint8))
         except Gone:
             pass
         finally:
             self.gone.set()
+
+    def _show(self, images: np.ndarray, show: Show) -> None:  # uint8 [m,H,W,3], or [m,0,0,3] of pictures left out
+        if images.size:
+            begun = time.perf_counter()
+            images = self.put(images)
+            self.seconds["mark"] += time.perf_counter() - begun
+            for number, image in enumerate(images, self.done):
+                begun = time.perf_counter()
+                picture = jpeg(image, quality=QUALITY)
+                self.seconds["jpeg"] += time.perf_counter() - begun
+                show(number, picture)
+                self.frames += 1
+        self.done += len(images)
 
     def _pieces(self) -> Iterator[Tensor]:  # [n] each
         rest = b""
