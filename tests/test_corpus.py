@@ -223,20 +223,16 @@ def test_a_time_and_a_place_in_a_film(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [number(f) for f in islice(media.frames(film, start=0.8), 5)] == [20, 21, 22, 23, 24]
     shown = list[np.ndarray]()
     points = torch.from_numpy(SHAPE).float().expand(20, 68, 2)
-    monkeypatch.setattr("vivavoce.prepare.faces._landmarks", lambda r, f: (shown.extend(module_pictures(r)), points)[1])
+    monkeypatch.setattr("vivavoce.prepare.faces._landmarks", lambda r, pictures, f: (shown.extend(pictures), points)[1])
     part = Recording("a", str(film), "a", span=(0.8, 1.6), box=(4, 4, 36, 28), box_of=(24, 0))  # in a picture of half the size
     (made,) = samples(part, finder, SIDE)
+    monkeypatch.setattr("vivavoce.prepare.faces.MEMORY", 30000)  # a film that is too long to be kept is decoded again
+    assert samples(part, finder, SIDE)[0].pictures == made.pictures
     assert len(made.pictures) == 20 and made.sound.shape == (20 * 640,)
     assert np.abs(made.sound[: 4 * 640]).max() < 0.05 < np.abs(made.sound[5 * 640 + 200 :]).max(), "the beep is 0.2 s after the start"
     assert shown[0].shape == (46, 62, 3), "a tenth of its longer side more on each side, as far as the picture goes"
     with pytest.raises(InputError, match="outside its 64 x 48"):
         samples(Recording("a", str(film), "a", box=(90, 4, 99, 28), box_of=(24, 32)), finder, SIDE)
-
-
-def module_pictures(recording: Recording) -> list[np.ndarray]:
-    from vivavoce.prepare.faces import _pictures
-
-    return list(_pictures(recording))
 
 
 def test_single_files_of_earlier_versions_are_read(tmp_path: Path) -> None:

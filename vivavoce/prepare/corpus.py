@@ -293,7 +293,7 @@ def _end(code: int) -> str:
 def _index(data: str, name: str, terms: str, side: int, lists: dict[str, dict[str, Any]], found: Sequence[Recording]) -> dict[str, Any]:
     """What a folder of shards holds, in figures."""
     rows = [row for one in lists.values() for row in one["samples"]]
-    split_of = {split: [row for row in rows if row["split"] == split] for split in sorted({row["split"] for row in rows})}
+    split_of = {split: [row for row in rows if row["split"] == split] for split in ("", "train", "val", "test")}
     table = {
         split or "train, val": {
             "clips": len({row["id"] for row in some}),
@@ -301,6 +301,7 @@ def _index(data: str, name: str, terms: str, side: int, lists: dict[str, dict[st
             "seconds": round(sum(row["frames"] for row in some) / FPS, 2),
         }
         for split, some in split_of.items()
+        if some
     }
     facts = {"kind": KIND, "version": VERSION, "data": data, "layout": name, "terms": terms, "side": side, "clips": len(found)}
     facts |= {"samples": len(rows), "frames": sum(row["frames"] for row in rows), "bytes": sum(one["bytes"] for one in lists.values())}
@@ -315,7 +316,7 @@ def _finish(folder: Path, index: dict[str, Any], lists: dict[str, dict[str, Any]
     out.writeheader()
     out.writerows(b for one in lists.values() for b in one["broken"])
     _written(folder / BROKEN, text.getvalue())
-    for path in folder.glob("faces-?????.*"):
+    for path in [*folder.glob("faces-?????.*"), *folder.glob(".faces-?????.*")]:  # the hidden ones were begun and killed
         if path.stem not in index["shards"]:
             path.unlink()
     _written(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False))

@@ -6,7 +6,7 @@ A film with cuts or gaps becomes several stretches, so that no window of trainin
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,11 @@ QUALITY = 85  # of the JPEGs
 LEAST = 10  # frames of a stretch
 AROUND = 0.1  # of a given box's sides, looked at on each side of it too
 SHORTER, LATE = 2, 25  # frames that sound may end before the pictures: filled with silence; cut off; more is no sound of this film
+MEMORY = 200 * 2**20  # bytes of frames that are kept from looking to cutting
 PICTURES = (".jpg", ".jpeg", ".png")
 
 Finder = Callable[[], Landmarker]  # asked for only where landmarks are wanting
-Pictures = Iterator[NDArray[np.uint8]]
+Pictures = Iterable[NDArray[np.uint8]]
 
 
 def side_for(side: int) -> int:
@@ -51,7 +52,8 @@ def samples(recording: Recording, finder: Finder, side: int = SIDE) -> list[Samp
     Raises InputError when the film or its sound cannot be read, holds no face or several, or no stretch is long enough.
     """
     text, words = said(recording)
-    points = _landmarks(recording, finder)
+    shown = _Shown(recording)
+    points = _landmarks(recording, shown, finder)
     sound = _sound(recording)
     count = min(len(points), _heard(recording, len(sound), len(points)))
     sound = torch.nn.functional.pad(sound, (0, max(0, count * HOP - len(sound))))
@@ -59,7 +61,7 @@ def samples(recording: Recording, finder: Finder, side: int = SIDE) -> list[Samp
     about: dict[str, Any] = {"id": recording.id, "identity": recording.identity, "split": recording.split, "video": recording.video}
     about |= {"text": text, "words": words, "labels": recording.labels, "span": recording.span, "side": side}
     out = []
-    for first, pictures, places in _stretches(_pictures(recording), points[:count], side):
+    for first, pictures, places in _stretches(shown, points[:count], side):
         end = first + len(pictures)
         key = f"{recording.id.replace('/', '+')}+{first:06d}"
         columns = _columns(steps[first:end]).half().numpy()
@@ -86,7 +88,27 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.stem))
 
 
-def _pictures(recording: Recording) -> Pictures:
+class _Shown:
+    """A recording's frames, as often as they are asked for; those of a short film are decoded once."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.held: list[NDArray[np.uint8]] = []
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        if self.held:
+            yield from self.held
+            return
+        held, size = list[NDArray[np.uint8]](), 0
+        for picture in _pictures(self.recording):
+            size += picture.nbytes
+            if size <= MEMORY:
+                held.append(picture)
+            yield picture
+        self.held = held if size <= MEMORY else []
+
+
+def _pictures(recording: Recording) -> Iterator[NDArray[np.uint8]]:
     """Its frames: the part of the film that is meant, cut to the box around the face."""
     place = Path(recording.video)
     if place.is_dir():
@@ -130,10 +152,10 @@ def _sound(recording: Recording) -> Tensor:  # -> [N]
     return torch.from_numpy(np.concatenate(kept) if kept else np.zeros(0, np.float32))
 
 
-def _landmarks(recording: Recording, finder: Finder) -> Tensor:  # -> [T,68,2], NaN without a face
+def _landmarks(recording: Recording, shown: Pictures, finder: Finder) -> Tensor:  # -> [T,68,2], NaN without a face
     """Read where they are there already, else found; of several people the one who is there by far the most."""
     if not recording.landmarks:
-        return torch.from_numpy(people(_pictures(recording), finder()).choose(0, recording.video))
+        return torch.from_numpy(people(shown, finder()).choose(0, recording.video))
     place = Path(recording.landmarks)
     try:
         if (place / "landmarks.npy").is_file():
