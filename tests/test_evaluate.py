@@ -27,16 +27,18 @@ from vivavoce.cli import main
 from vivavoce.evaluate import Options, Result, evaluate, gathered, measure, write
 from vivavoce.evaluate.faces import Track
 from vivavoce.evaluate.measure import Judges, Measure
+from vivavoce.evaluate.relative import PIVOT, relative
 from vivavoce.evaluate.table import blocks, notes
 from vivavoce.face.box import fill
 from vivavoce.face.crop import crop
+from vivavoce.face.pose import euler_from_matrix, matrix_from_euler
 from vivavoce.face.regions import LIDS_LEFT, LIDS_RIGHT
 from vivavoce.media import frames, pixels, probe, read_image, write_audio
 from vivavoce.method import Generator, Renderer
 from vivavoce.metrics import expert_sync, lse
 from vivavoce.nn.lip_expert import LipExpert
 from vivavoce.nn.perceptual import Perceptual
-from vivavoce.types import Clip, InputError
+from vivavoce.types import Clip, InputError, Motion
 
 SIZE, COUNT, TRAIN = 32, 14, 8
 HELD = COUNT - TRAIN
@@ -451,3 +453,23 @@ def test_a_face_is_followed_through_losses_and_cuts() -> None:
         empty.add(None, face(1), True)
     nothing = empty.figures(real, None, None)
     assert nothing["lost"] == 50 and np.isnan([nothing[k] for k in ("lmd", "lvd", "mouth", "blinks", "jitter")]).all()
+
+
+def test_a_portrait_is_told_how_the_head_moved_since_its_picture() -> None:
+    def head(turned: Tensor, at: tuple[float, float, float]) -> Motion:
+        turn = matrix_from_euler(turned)
+        place = torch.tensor(at) - turn @ torch.tensor(PIVOT)  # so that the pivot lies there
+        return Motion(turned[None], place[None], torch.ones(1, 1), torch.full((1, 52), 0.3))
+
+    own, far = torch.tensor([0.1, -0.2, 0.05]), (0.02, 0.01, -0.8)
+    source = head(own, far)
+    still = relative(source, source)
+    assert torch.allclose(still.rotation, torch.zeros(1, 3), atol=1e-6) and torch.allclose(still.translation, torch.zeros(1, 3), atol=1e-6)
+    more = matrix_from_euler(torch.tensor([0.0, 0.3, 0.0])) @ matrix_from_euler(own)
+    turned = relative(head(euler_from_matrix(more), far), source)
+    assert torch.allclose(turned.rotation, torch.tensor([[0.0, 0.3, 0.0]]), atol=1e-6)
+    assert turned.translation.abs().max() < 1e-6 and float(turned.scale) == pytest.approx(1)
+    nearer = relative(head(own, (0.02, 0.02, -0.4)), source)  # twice as near: twice as large, and where it is seen
+    assert float(nearer.scale) == pytest.approx(2)
+    assert torch.allclose(nearer.translation, torch.tensor([[0.02, 0.03, 0.0]]), atol=1e-6)
+    assert torch.equal(nearer.expression, source.expression)

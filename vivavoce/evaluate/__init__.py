@@ -27,6 +27,7 @@ from vivavoce.evaluate import result as results_of
 from vivavoce.evaluate.columns import BY_KEY, shown
 from vivavoce.evaluate.measure import Judges, Measure, face_boxes, heard
 from vivavoce.evaluate.pictures import Album
+from vivavoce.evaluate.relative import relative
 from vivavoce.evaluate.result import FILE, Result, finite, gathered
 from vivavoce.evaluate.subject import Protocol, Subject, distinct, folder_of, machine, people, prepared, protocol, subjects
 from vivavoce.evaluate.table import blocks, compare, notes, write
@@ -38,6 +39,7 @@ __all__ = ["BY_KEY", "Options", "Result", "blocks", "evaluate", "gathered", "not
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
 HEARD = {"speech", "audio"}
+PORTRAIT = "portrait"  # the family whose heads move relative to their source's
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,10 @@ def _drawn(plan: _Plan, method: Renderer, spent: _Clock) -> Iterator[tuple[int, 
     for at in range(0, len(numbers), block):
         rows = range(at, min(at + block, len(numbers)))
         clip = person.clip(rows, method.needs)
+        if subject.card.family == PORTRAIT and clip.motion is not None:
+            first = person.clip([0], {"motion"}).motion
+            assert first is not None
+            clip = replace(clip, motion=relative(clip.motion, first))
         with torch.no_grad(), spent.on(len(rows)):
             made = method.render(identity, clip).float()
         beside, original = person.clip(rows, {"frames", "labels"}), plan.truth.clip(rows, {"frames"}).frames
