@@ -96,6 +96,14 @@ def training(name: str, preset: str, folder: Path, device: torch.device, carve: 
         method.update(clips[step % len(clips)], step, optimizers)
     share = method.room.occupancy.share
     print(f"  first {carve} steps: {time.perf_counter() - begun:.1f} s; occupied cells: {share:.1%}", flush=True)
+    marched: list[rays.Samples] = []  # of the last step
+    march = rays.march
+
+    def noted(*args: Any, **named: Any) -> rays.Samples:
+        marched[:] = [march(*args, **named)]
+        return marched[0]
+
+    rays.march = noted
     stages = {"head": carve, "lips": int(config.lips_from * config.steps) + 1, "torso": int(config.torso_from * config.steps) + 1}
     state = {key: value.clone() for key, value in method.state_dict().items()}
     for stage, at in stages.items():
@@ -103,8 +111,13 @@ def training(name: str, preset: str, folder: Path, device: torch.device, carve: 
         # odd step numbers: without the look at the cells
         work = lambda at=at, turn=turn: method.update(clips[next(turn) % len(clips)], at | 1, optimizers)  # noqa: E731
         taken = attempt(stage, lambda work=work: seconds(work, device, steps))  # type: ignore[misc]
-        if taken:
-            print(f"  training, {stage:<6}{taken * 1e3:8.1f} ms a step of {config.rays} rays, {1 / taken:6.1f} steps/s", flush=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            half = attempt(f"{stage}, bf16", lambda work=work: seconds(work, device, steps))  # type: ignore[misc]
+        if taken and half:
+            samples, length = len(marched[0]), len(marched[0].starts) - 1
+            beside = f"{samples} samples of {length} rays, {1 / taken:6.1f} steps/s; with --precision bf16 {half * 1e3:.1f} ms"
+            print(f"  training, {stage:<6}{taken * 1e3:8.1f} ms a step of {beside}", flush=True)
+    rays.march = march
     method.load_state_dict(state)  # the steps of a stage far ahead are no part of a training
     if device.type == "cuda":
         print(f"  peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)

@@ -227,7 +227,8 @@ class Radiance(nn.Module):
 
         def density(positions: Tensor) -> Tensor:
             rows = Rows(torch.randint(len(told[0]), (len(positions),), device=positions.device), len(told[0]))
-            return field.density(self.inside(positions), told, rows)[0]
+            with quick_products():
+                return field.density(self.inside(positions), told, rows)[0]
 
         self.occupancy.update(density, share=0.5)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LARGEST = tl.constexpr(6e4)
+
 
 @triton.jit
 def _weights(start, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -19,7 +21,8 @@ def _features(start, i, live, WIDTH: tl.constexpr, WIDE: tl.constexpr):  # type:
 
 @triton.jit
 def _relu(x):  # type: ignore[no-untyped-def]
-    return tl.maximum(x, 0.0).to(tl.float16)
+    """In half precision, which ends at 65504: what lies beyond would be infinite, and NaN a layer later."""
+    return tl.minimum(tl.maximum(x, 0.0), LARGEST).to(tl.float16)
 
 
 @triton.jit
@@ -50,7 +53,7 @@ def shade(  # type: ignore[no-untyped-def]
     r = tl.load(ray + i, mask=live, other=0).to(tl.int64)
     inside = tl.arange(0, INSIDE)
     view = tl.load(views + r[:, None] * INSIDE + inside[None, :], mask=live[:, None], other=0.0).to(tl.float32)
-    tinted = _relu(tl.dot(inner.to(tl.float16), _weights(tint, HIDDEN, INSIDE)) + view)
+    tinted = _relu(tl.dot(_relu(inner), _weights(tint, HIDDEN, INSIDE)) + view)
     out = tl.dot(tinted, _weights(last, INSIDE, 16))
     out = (1.0 + 2.0 * BEYOND) / (1.0 + tl.exp(-out)) - BEYOND
     channel = tl.arange(0, 16)
