@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 import wave
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,9 @@ def test_a_process_that_is_lost_costs_one_clip(monkeypatch: pytest.MonkeyPatch) 
         module._by_processes(jobs, 2, lambda *a: None)
 
 
-def test_nothing_of_use(tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.assets
+def test_nothing_of_use(tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch, asset: Callable[[str], Path]) -> None:
+    asset("face_landmarker")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"no film")
     with pytest.raises(InputError, match=r"none of its 1 clips could be used; the first: .*a\.mp4"):
@@ -201,6 +204,12 @@ def test_nothing_of_use(tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "samples", lambda *a: 1 // 0)  # a fault of ours, or of a codec, is listed too
     with pytest.raises(InputError, match="ZeroDivisionError"):
         corpus(f"videos:{tmp_path / 'in'}", tmp_path / "other")
+    monkeypatch.setenv("VIVAVOCE_OFFLINE", "1")
+    monkeypatch.setenv("VIVAVOCE_ASSETS", "")
+    monkeypatch.setenv("VIVAVOCE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="face_landmarker"):  # that is no clip's fault, and nothing is written down
+        corpus(f"videos:{tmp_path / 'in'}", tmp_path / "third")
+    assert not any((tmp_path / "third").iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         corpus(f"videos:{tmp_path / 'in'}", tmp_path / "file" / "out")
@@ -310,8 +319,13 @@ def test_a_killed_command_leaves_no_process_and_goes_on(people: Path, tmp_path: 
     first = subprocess.Popen(command)
     while not any(out.glob("*.json")) and first.poll() is None:
         time.sleep(0.01)
+    children = [Path("/proc") / pid for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
     first.kill()
     first.wait()
+    until = time.monotonic() + 60
+    while any(child.exists() for child in children) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(child.exists() for child in children)
     subprocess.run(command, check=True)
     corpus(f"ad_nerf:{people}", tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole") and len(Shards(out).frames) == 10

@@ -27,9 +27,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from vivavoce import assets
 from vivavoce.data.layouts import Recording, named, recordings
 from vivavoce.data.shards import BROKEN, INDEX, KIND, Sample, whole, write
-from vivavoce.face.landmarker import Landmarker
+from vivavoce.face.landmarker import ASSET, Landmarker
 from vivavoce.prepare.faces import SIDE, samples
 from vivavoce.prepare.parallel import ONE, cores
 from vivavoce.types import FPS, InputError
@@ -164,7 +165,8 @@ def corpus(
         report: called as the work goes on.
         cluster: address of a Ray cluster that does the work; "": one of this machine alone; None: processes of our own.
     Raises:
-        InputError: no such data set, a folder that is not laid out so or cannot be written, or no clip that could be used.
+        InputError: no such data set, a folder that is not laid out so or cannot be written, the face landmarker cannot be had, or no clip
+            could be used.
     """
     layout, _ = named(data)
     folder = (folder or place_of(data, side)).resolve()
@@ -177,6 +179,8 @@ def corpus(
     made = {job.name: there for job in todo if (there := kept(job)) is not None}
     index = whole(folder)
     if index is None or index["shards"] != [job.name for job in todo] or len(made) < len(todo):
+        if not all(r.landmarks for r in found):
+            assets.path(ASSET)  # else every process would fetch it, or every clip fail by it
         (folder / INDEX).unlink(missing_ok=True)
         made |= _made([job for job in todo if job.name not in made], made, len(found), jobs, report, cluster)
         lists = {job.name: made[job.name] for job in todo}
