@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from vivavoce import __version__
 from vivavoce.catalogue import CATALOGUE
+from vivavoce.data import features
 from vivavoce.face import regions
 from vivavoce.media import read_image
 from vivavoce.prepare import Folder, Progress, Step, checks, measures, sync
 from vivavoce.prepare.report_curves import plot
-from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, heard, strip, strips, with_landmarks
-from vivavoce.types import FPS, InputError
+from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, strip, strips, with_landmarks
+from vivavoce.types import FPS, STEPS, InputError
 
 CLOSE = 12.0  # s of the mouth shown larger
 PLATE = 300  # px, height of the plate
@@ -123,7 +124,6 @@ def html(
             "<h2>What was made</h2>",
             *figures,
             _figure("background plate: what no frame shows goes on softly from what is around it", _image(plate, "background plate")),
-            *heard_figure(folder),
             "<h2>Tracking</h2>",
             _figure(f"the mesh over the frames, {parts}", f'<video src="{moving}" controls loop playsinline></video>'),
             "<h2>Curves</h2>",
@@ -162,14 +162,15 @@ def _image(data: str, title: str) -> str:
     return f'<img src="{data}" alt="{escape(title)}">'
 
 
-def heard_figure(folder: Folder) -> list[str]:
-    """Speech features of the liveliest part."""
-    if not folder.file("aud.npy").is_file():
-        return []
-    length = min(round(CLOSE * FPS), folder.frames)
-    first = _liveliest(loudness(folder), length)
-    title = f"speech features, {first / FPS:.1f} to {(first + length) / FPS:.1f} s, a column each 20 ms: flat where nothing is said"
-    return [_figure(title, _image(encoded(heard(folder, first, first + length)), "speech features"))]
+def spoken(folder: Folder, loud: NDArray[np.float64], first: int) -> NDArray[np.float64]:  # [n] of frames from `first` on -> [n], 1 far
+    """How far the speech features of each frame lie from those of the quietest frames: it follows the loudness when they fit the sound."""
+    table = features.steps(features.read(folder.file("aud.npy")))[first * STEPS : (first + len(loud)) * STEPS]
+    rows = table[: len(table) // STEPS * STEPS].astype(np.float64).reshape(-1, STEPS, table.shape[1]).mean(1)
+    loud = loud[: len(rows)]  # an older repository may have left out the last one
+    rows /= np.maximum(rows.std(0), 1e-6)
+    still = rows[np.argsort(loud)[: max(3, len(loud) // 10)]].mean(0)
+    away = np.linalg.norm(rows - still, axis=1)
+    return np.asarray((away - away.min()) / max(float(np.ptp(away)), 1e-6))
 
 
 def loudness(folder: Folder) -> NDArray[np.float64]:  # -> [T] 0..1
@@ -219,8 +220,8 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
     loud = loudness(folder)
     mouth = seen.opening / max(float(np.nanpercentile(seen.opening, 99.5)), 1e-6)
     heard = {"mouth opening": mouth, "loudness": loud}
-    first = _liveliest(loud, round(CLOSE * FPS))
-    near = {n: v[first : first + round(CLOSE * FPS)] for n, v in heard.items()}
+    first, length = _liveliest(loud, round(CLOSE * FPS)), round(CLOSE * FPS)
+    near = {n: v[first : first + length] for n, v in heard.items()}
     pitch_yaw_roll = {n: turn[:, i] for i, n in enumerate(("pitch", "yaw", "roll"))}
     out = [
         plot(pitch_yaw_roll, "head pose against its median, degrees", (-reach, reach), shaded=shaded, marks=marks),
@@ -231,6 +232,9 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
         out.append(plot(units, "action units of au.csv, 0 to 5", (0, 5), shaded=shaded, marks=marks))
     if folder.frames > 2 * CLOSE * FPS:
         out.append(plot(near, "the same, closer", (0, 1), start=first / FPS))
+    if folder.file("aud.npy").is_file():
+        said = {"features": spoken(folder, near["loudness"], first), "loudness": near["loudness"]}
+        out.append(plot(said, "speech features, how far from those of silence, and loudness", (0, 1), start=first / FPS))
     found = folder.clip.get("sync")
     if found:
         curve = np.array(found["curve"])

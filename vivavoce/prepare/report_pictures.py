@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn import functional
 
-from vivavoce.data import features
 from vivavoce.data.person import Person
 from vivavoce.face import pose, regions
 from vivavoce.face.mesh import triangles
@@ -22,14 +21,13 @@ from vivavoce.media import Writer, audio_chunks, read_image
 from vivavoce.nn.torso import bent
 from vivavoce.prepare import Folder
 from vivavoce.prepare.rows import reader
-from vivavoce.types import FPS, HOP, STEPS
+from vivavoce.types import FPS, HOP
 
 Picture = NDArray[np.uint8]
 
 TILES = 8  # frames of a strip
 TILE = 150  # px, height of a tile
 FILM = 288  # px, height of the film
-WIDE, BANDS = 900, 32  # px, about, of the picture of speech features; its rows
 PARSING = "parsing: head blue, hair black, neck green, clothes red, inside of the mouth dark grey, teeth light grey"
 PIECES, PIECE = 3, 100  # parts of the film, frames of each
 LOOPS = (regions.OVAL, regions.EYE_LEFT, regions.EYE_RIGHT, regions.LIPS_OUTER, regions.LIPS_INNER)
@@ -113,14 +111,14 @@ class Tracked:
             mesh = mesh + torch.einsum("k,kpc->pc", self.expression[frame], self.basis)
         return np.asarray(pose.project(camera, mesh)[0].double())
 
-    def drawn(self, picture: Picture, points: NDArray[np.float64], height: int) -> Picture:
+    def drawn(self, picture: Picture, points: NDArray[np.float64], height: int, strength: float = 0.45) -> Picture:
         """The mesh over a picture, which is made that high; `points` px of it before."""
         small = fitted(picture, height)
         layer = Image.fromarray(small)
         pen, at = ImageDraw.Draw(layer), points * (height / picture.shape[0])
         for a, b in self.edges:
             pen.line([*at[a], *at[b]], fill=(60, 220, 255))
-        return np.asarray(Image.blend(Image.fromarray(small), layer, 0.45))
+        return np.asarray(Image.blend(Image.fromarray(small), layer, strength))
 
     def over(self, frame: int, height: int) -> Picture:
         """The mesh drawn over the frame."""
@@ -137,7 +135,7 @@ class Tracked:
         half = min(half, height / 2, width / 2)
         x, y = (np.clip(middle, half, [width - half, height - half]) - half).astype(int).tolist()
         part = picture[y : y + int(2 * half), x : x + int(2 * half)]
-        return self.drawn(part, points - [x, y], 2 * TILE)
+        return self.drawn(part, points - [x, y], 2 * TILE, 0.9)
 
 
 def laid_back(folder: Folder, frame: int) -> Picture:
@@ -150,15 +148,6 @@ def laid_back(folder: Folder, frame: int) -> Picture:
     grid = grid @ row[:, None, :, :2].transpose(2, 3) + row[:, None, None, :, 2]
     found = functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)[0]
     return np.ascontiguousarray(found.permute(1, 2, 0).round().byte().numpy())
-
-
-def heard(folder: Folder, first: int, last: int) -> Picture:
-    """Speech features of some frames as a picture, a column a step: each number's way from its mean, in its standard deviations."""
-    table = features.steps(features.read(folder.file("aud.npy")))[first * STEPS : last * STEPS].astype(np.float32)
-    table = (table - table.mean(0)) / np.maximum(table.std(0), 1e-6)
-    rows = np.stack([part.mean(1) for part in np.array_split(table, min(BANDS, table.shape[1]), 1)])
-    shade = np.clip(128 + 64 * rows / max(float(rows.std()), 1e-6), 0, 255).astype(np.uint8)
-    return np.repeat(np.repeat(np.repeat(shade[..., None], 3, 2), 3, 0), max(1, WIDE // shade.shape[1]), 1)
 
 
 def strips(folder: Folder, frames: Sequence[int]) -> dict[str, str]:
