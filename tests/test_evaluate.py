@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,9 +111,15 @@ class Sees:
         return torch.nn.functional.normalize(frames.mean((2, 3)), dim=1)
 
 
+@cache
+def network() -> Perceptual:
+    """Any network will do where only the book-keeping is tested; the true one is in test_perceptual.py."""
+    torch.manual_seed(0)
+    return Perceptual().eval()
+
+
 def judges(*args: Any, **kwargs: Any) -> Judges:
-    torch.manual_seed(0)  # any network will do where only the book-keeping is tested; the true one is in test_perceptual.py
-    return Judges(lambda p: [Found(p)], {"fid": "not asked for"}, Perceptual().eval(), Sees())  # type: ignore[list-item, arg-type]
+    return Judges(lambda p: [Found(p)], {"fid": "not asked for"}, network(), Sees())  # type: ignore[list-item, arg-type]
 
 
 @pytest.fixture
@@ -319,6 +326,14 @@ def test_bad_input_is_one_clear_line(place: Path, case: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         evaluate(runs, folders, options)
     assert "\n" not in str(error.value)
+
+
+def test_a_method_that_needs_no_training_is_named_as_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Copy, "shipped", lambda seed: Copy(Config()), raising=False)
+    (result,) = evaluate(["copy"], [place / "ann"], out=place / "out")
+    assert result.weights.startswith("vivavoce ") and result.costs["minutes"] == 0 and result.title == "copy"
+    Copy.drawn.clear()
+    assert evaluate(["copy"], [place / "ann"], out=place / "out") == [result] and not Copy.drawn
 
 
 def test_runs_of_one_name_keep_apart(place: Path) -> None:

@@ -80,7 +80,7 @@ def _pictures(result: Result) -> str:
         video = f"<video controls loop src='data:video/mp4;base64,{data}'></video>"
         shows.append(f"<figure>{video}<figcaption>original left, made right</figcaption></figure>")
     said = "" if shows else "<p class=facts>no pictures beside its eval.json</p>"
-    facts = f"{result.person}; {result.protocol}; weights {result.weights or 'as they come'}; {result.machine}; {result.date}"
+    facts = f"{result.person}; {result.protocol}; weights {result.weights}; {result.machine}; {result.date}"
     return f"<h3>{escape(result.title)} on {escape(result.person)}</h3><p class=facts>{escape(facts)}</p>{said}{''.join(shows)}"
 
 

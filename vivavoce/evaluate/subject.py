@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vivavoce import registry
+from vivavoce import __version__, registry
 from vivavoce.data.person import Person
 from vivavoce.method import Method, Renderer
 from vivavoce.train import load_run
@@ -32,7 +32,7 @@ class Subject:
     method: str
     preset: str
     run: Path | None  # None: a method that works as it comes
-    weights: str  # hash of model.safetensors, "" for a method as it comes
+    weights: str  # hash of model.safetensors; of a method as it comes the version of vivavoce
     about: dict[str, Any]  # config.json
 
     @property
@@ -118,7 +118,7 @@ def _subject(run: str) -> Subject:
         card = _renderer(run, run)
         if getattr(card.cls, "shipped", None) is None and card.cls.loss is not Method.loss:
             raise InputError(run, "it has to be trained first", f"run: vivavoce train {run} FOLDER, and give the run folder")
-        return Subject(run, run, "", None, "", {})
+        return Subject(run, run, "", None, f"vivavoce {__version__}", {})
     if not path.exists():
         raise InputError(run, "no such run folder", "train it: vivavoce train METHOD FOLDER")
     if not (path / "config.json").is_file() or not (path / "model.safetensors").is_file():

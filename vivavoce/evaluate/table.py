@@ -136,7 +136,7 @@ def _summary(members: Sequence[Result]) -> list[list[str]]:
         minutes = r.costs.get("minutes")
         spent = "" if minutes is None else f"{60 * minutes:.0f} s" if minutes < 5 else f"{minutes:.1f} min"
         weighs, rate = (shown(BY_KEY[k], r.costs.get(k)) for k in ("megabytes", "fps"))
-        rows.append([r.title, size, *_quality(r.made), spent, weighs, rate, r.weights[:8], r.machine, r.date])
+        rows.append([r.title, size, *_quality(r.made), spent, weighs, rate, r.weights, r.machine, r.date])
     return rows
 
 
