@@ -8,15 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from vivavoce.methods.speech_motion import SpeechMotion
 from vivavoce.nn.attention import AgentAttention, spread
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.kan import TaylorKan, kan
-from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import PAIRS, Planes
 from vivavoce.nn.torso import Torso, inverse
-from vivavoce.types import InputError
 
 
 def bilinear(plane: torch.Tensor, u: float, v: float) -> torch.Tensor:  # [C,R,R], places in cells -> [C]
@@ -217,21 +214,3 @@ def test_speech_code_learns_shapes_that_speech_tells() -> None:
     assert code.learn(speech, told, 250, batch=64) < 0.3
     assert all(p.grad is None for p in code.parameters()) and code.training
     assert SpeechCode(6, 24, 16, 16, dropout=0.0).learn(speech, torch.randn(200, 9), 1) > 0.8  # nothing is told in one step
-
-
-def test_a_speech_code_hears_many_voices_beside_its_own() -> None:
-    torch.manual_seed(0)
-    speech, generator = torch.randn(6, 24, 80), SpeechMotion.shipped(0, "mel")
-    code = SpeechCode(80, 24, 8, prior=True)
-    assert code.prior is not None and code.prior(speech).abs().max() == 0  # no weights yet
-    code.prior.take("mel")
-    assert torch.allclose(code.prior(speech), generator(speech)[0] / generator.spread, atol=1e-5)
-    code(speech).square().sum().backward()
-    assert all(p.grad is not None for p in (*code.tell.parameters(), code.out.weight))  # type: ignore[union-attr]
-    fresh = SpeechCode(80, 24, 8, prior=True)
-    take_sizes(fresh)
-    fresh.load_state_dict(code.state_dict())
-    with torch.no_grad():
-        assert torch.equal(fresh.eval()(speech), code.eval()(speech))
-    with pytest.raises(InputError, match="mel, whisper"):
-        code.prior.take("deepspeech")

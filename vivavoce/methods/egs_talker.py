@@ -112,7 +112,7 @@ class EgsTalker(Renderer):
         inputs = self.planes.width + 27 * c.place + c.embedding
         encoder = nn.Linear(inputs, c.width) if c.encoder == "linear" else kan(inputs, c.width, c.width)
         self.feature = nn.Sequential(encoder, nn.LayerNorm(c.width))
-        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout, prior=c.prior)
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
         self.silence = Silence(c.width, self.window[0], c.shut)
         self.token_audio = kan(c.width, c.width, c.width)
         self.register_buffer("brows", torch.tensor(avatar.BROWS if c.brows else (), dtype=torch.long), persistent=False)

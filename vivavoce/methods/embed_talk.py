@@ -89,7 +89,7 @@ class EmbedTalk(Renderer):
         c: Config = self.config
         spread = 1 + 2 * c.waves
         self.avatar = Avatar(count, c.embedding, size, c.flow_cells, c.noise, frames if c.steady else 0)
-        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout, prior=c.prior)
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
         self.silence = Silence(c.width, self.window[0], c.shut)
         self.own = nn.Linear(c.embedding * spread, c.hidden)
         self.frame = nn.Linear(c.width + len(UPPER) * spread + 6, c.hidden)

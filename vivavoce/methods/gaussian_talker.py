@@ -94,7 +94,7 @@ class GaussianTalker(Renderer):
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels)
         self.feature = nn.Sequential(nn.Linear(self.planes.width, c.width), nn.ReLU(), nn.Linear(c.width, c.width), nn.LayerNorm(c.width))
         self.canonical = nn.Linear(c.width, 4)  # opacity and colour
-        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout, prior=c.prior)
+        self.audio = SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout)
         self.silence = Silence(c.width, self.window[0], c.shut)
         self.register_buffer("brows", torch.tensor(avatar.BROWS if c.brows else (), dtype=torch.long), persistent=False)
         self.token_eyes = nn.Sequential(nn.Linear(2 + len(self.brows), c.width), nn.ReLU(), nn.Linear(c.width, c.width))

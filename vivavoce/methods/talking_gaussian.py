@@ -108,7 +108,7 @@ class TalkingGaussian(Renderer):
         self.mouth = Gaussians(inside)
         self.planes = Planes(resolutions=tuple(c.planes), channels=c.channels, combine="concatenate")
         self.mouth_planes = Planes(resolutions=tuple(c.mouth_planes), channels=c.channels, combine="concatenate")
-        self.audio, self.mouth_audio = (SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout, prior=c.prior) for _ in range(2))
+        self.audio, self.mouth_audio = (SpeechCode(speech, sum(self.window), c.width, dropout=c.dropout) for _ in range(2))
         self.silence, self.mouth_silence = (Silence(c.width, self.window[0], c.shut) for _ in range(2))
         self.hear = nn.Sequential(nn.Linear(self.planes.width, 32), nn.ReLU(), nn.Linear(32, c.width))
         self.look = nn.Sequential(nn.Linear(self.planes.width, 16), nn.ReLU(), nn.Linear(16, len(UPPER)))

@@ -11,10 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vivavoce.nn.prior import MOVES, Prior
-
-KEPT = 0.4  # share of the rows in training with an own ear beside the prior's, and its share in a code when the head speaks
-BLUR = 0.3  # standard deviations added to the prior's movements in training
 BOUND = 2.0  # root mean square a code can reach: a voice never heard is a direction, not a distance nobody trained for
 
 
@@ -27,15 +23,12 @@ class SpeechCode(nn.Module):
         width: of the code.
         hidden: features inside.
         dropout: of whole feature channels, against learning a minute of speech by heart.
-        prior: hear what many voices do to lips beside what this one does: most rows of training hear nothing else, so that the head
-            knows how to follow a voice by it alone. Without it the lips of another voice follow less (r 0.39 against 0.60 of nine
-            speakers' gaps of the lips, told by codes of one minute of a tenth; 0.66 against 0.67 of his own, held out).
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, window: int, width: int = 64, hidden: int = 64, dropout: float = 0.1, prior: bool = False) -> None:
+    def __init__(self, features: int, window: int, width: int = 64, hidden: int = 64, dropout: float = 0.1) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
@@ -50,8 +43,6 @@ class SpeechCode(nn.Module):
         left = -(-window // 4)  # steps after two strides of 2
         self.place = nn.Parameter(torch.zeros(left))  # log-weight of each of them
         self.out = nn.Linear(hidden * left, width)
-        self.prior = Prior() if prior else None
-        self.tell = nn.Sequential(nn.Linear(MOVES, hidden), nn.LeakyReLU(0.02), nn.Linear(hidden, width)) if prior else None
 
     @torch.no_grad()
     def fit(self, speech: Tensor) -> None:  # [T,W,D]
@@ -96,11 +87,6 @@ class SpeechCode(nn.Module):
 
     def forward(self, speech: Tensor) -> Tensor:  # [T,W,D] -> [T,width]
         code = self.out(self._pool(speech, lambda steps: self.drop(self.narrow(steps))))
-        if self.prior is not None and self.tell is not None:
-            moves, own = self.prior(speech), KEPT * code
-            if self.training:
-                moves, own = moves + BLUR * torch.randn_like(moves), (torch.rand(len(code), 1, device=code.device) < KEPT) * code
-            code = self.tell(moves) + own
         return code * torch.rsqrt(1 + code.square().mean(1, keepdim=True) / BOUND**2)
 
     def _pool(self, speech: Tensor, narrow: Callable[[Tensor], Tensor]) -> Tensor:  # [T,W,D] -> [T,hidden*W/4]

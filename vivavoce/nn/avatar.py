@@ -57,7 +57,6 @@ class Settings:
     reach: float = 0.03  # metres a Gaussian can move from its place
     dropout: float = 0.2  # of speech features, while training
     noise: float = 0.15  # standard deviations added to the head's pose (not to the camera), while training
-    prior: bool = False  # hear what many voices do to lips beside what this one does: foreign voices are followed better
     shut: float = 0.5  # share of the rows with shut lips that teach what silence looks like
     steady: float = 0.0  # learning rate of each training row's own small change of the tracked pose; 0: the tracker is believed
     rate: float = 1e-3  # of the networks; the other rates keep their ratio to it
@@ -338,8 +337,6 @@ def groups(g: Gaussians) -> list[tuple[list[nn.Parameter], float]]:
 def listen(every: Signals, audio: SpeechCode, silence: Silence, warm: int) -> None:
     """`audio` gets its statistics, and `warm` steps in which it learns what speech does to the mouth; `silence`, when nobody speaks."""
     audio.fit(every.speech)
-    if audio.prior is not None:
-        audio.prior.take(every.encoder)
     audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), warm)
     before = audio.training
     codes = audio.eval()(every.speech)
