@@ -91,7 +91,10 @@ def spoken(
 
     places: dict[int, tuple[int, int]] = {}
     count, apart, begun = 0, 0, 0.0
-    with serving(device, folder) as port, connect(f"ws://127.0.0.1:{port}/api/live", compression=None, max_size=None) as line:
+    with (
+        serving(device, folder) as port,
+        connect(f"ws://127.0.0.1:{port}/api/live", compression=None, max_size=None, ping_interval=None) as line,
+    ):
         line.send(json.dumps({"consent": True, "mark": "none", "renderer": renderer}))
         line.send(portrait.read_bytes())
         ready = json.loads(line.recv())

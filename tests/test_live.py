@@ -143,7 +143,7 @@ def spoken(seconds: float, seed: int = 0) -> bytes:
 
 
 def test_sessions_on_one_network_say_what_they_would_say_alone(tmp_path: Path) -> None:
-    sounds = [spoken(1, seed) for seed in range(4)]
+    sounds = [spoken(0.6, seed) for seed in range(4)]
     alone = [said(begin(room(False), tmp_path), sound) for sound in sounds]
     place = room(True)
     sessions = [begin(place, tmp_path)]
@@ -159,9 +159,9 @@ def test_sessions_on_one_network_say_what_they_would_say_alone(tmp_path: Path) -
     for thread in threads:
         thread.join(60)
     for k, wanted in enumerate(alone):
-        assert list(together[k]) == list(wanted) == list(range(25))
+        assert list(together[k]) == list(wanted) == list(range(15))
         assert all(np.array_equal(together[k][n], wanted[n]) for n in wanted)
-    assert sum(size * count for size, count in ensemble.together.batches.items()) >= 100
+    assert sum(size * count for size, count in ensemble.together.batches.items()) >= 60
 
 
 def test_a_session_in_a_hurry_leaves_out_what_would_come_late(tmp_path: Path) -> None:

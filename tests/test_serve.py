@@ -339,6 +339,17 @@ def test_who_leaves_frees_the_seat(jobs: Jobs, face: bytes, tmp_path: Path) -> N
     assert room.open == 0
 
 
+def test_who_says_nothing_gives_the_seat_back(jobs: Jobs, face: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "IDLE", 0.3)
+    room = stage.Stage({}, uploads.Limits(live=1), "cpu")
+    app = api.build(jobs)
+    live.mount(app, room)
+    with TestClient(Guard(app), base_url=HOME).websocket_connect(LIVE) as line:
+        assert spoken(line, face)["ready"]
+        assert json.loads(line.receive_text()) == {"frames": 0}
+    assert room.open == 0
+
+
 def test_a_trained_run_says_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     anna = hostile.run_folder(tmp_path / "anna", {"method": "egs_talker"}, b"x")
     called: list[Any] = []

@@ -13,11 +13,12 @@ own connection and nothing is lost. With "hurry": true pictures that would come 
 import asyncio
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any
 
-from vivavoce.serve.stage import Gone, Session, Stage
+from vivavoce.serve.stage import IDLE, Gone, Session, Stage
 from vivavoce.types import FPS, HOP, InputError
 
 AHEAD = 2  # pictures on their way to the client
@@ -38,7 +39,7 @@ def mount(app: Any, stage: Stage) -> None:
                 await _talk(socket, session, stage.threads)
         except InputError as error:
             await _said(socket, {"error": {"subject": error.subject, "cause": error.cause, "remedy": error.remedy}})
-        except (WebSocketDisconnect, ConnectionError, Gone):
+        except (WebSocketDisconnect, ConnectionError, TimeoutError, Gone):
             pass
         finally:
             if session is not None:
@@ -73,8 +74,8 @@ async def _talk(socket: Any, session: Session, threads: ThreadPoolExecutor) -> N
     room = threading.Semaphore(AHEAD)
 
     def show(number: int, picture: bytes) -> None:  # waits for the connection: pictures do not pile up
-        message = (number * HOP).to_bytes(8, "little") + picture
-        while not session.gone.is_set():
+        message, end = (number * HOP).to_bytes(8, "little") + picture, time.monotonic() + IDLE
+        while not session.gone.is_set() and time.monotonic() < end:
             if room.acquire(timeout=0.2):
                 try:
                     loop.call_soon_threadsafe(pictures.put_nowait, message)
@@ -85,7 +86,7 @@ async def _talk(socket: Any, session: Session, threads: ThreadPoolExecutor) -> N
 
     async def send() -> None:
         while (picture := await pictures.get()) is not None:
-            await socket.send_bytes(picture)
+            await asyncio.wait_for(socket.send_bytes(picture), IDLE)
             room.release()
 
     async def listen() -> None:

@@ -12,8 +12,11 @@ from vivavoce.serve.guard import Guard, is_local
 from vivavoce.serve.jobs import Jobs, actors
 from vivavoce.types import InputError
 
-# JPEGs do not get smaller by being packed once more.
-SOCKET: dict[str, Any] = {"log_level": "warning", "ws_max_size": uploads.LIVE_MESSAGE, "ws_per_message_deflate": False}
+# JPEGs do not get smaller by being packed once more. An answer to a ping would wait behind the sound of a client that is held up, and look
+# like a client that has gone; live sessions end by themselves when nothing comes.
+SOCKET: dict[str, Any] = {
+    "log_level": "warning", "ws_max_size": uploads.LIVE_MESSAGE, "ws_per_message_deflate": False, "ws_ping_interval": None
+}  # fmt: skip
 
 
 @dataclass

@@ -35,6 +35,7 @@ LONGEST = 16_000  # samples of one piece; longer ones are cut, so that pictures 
 HURRY = 0.4  # s of sound that may wait to be drawn before a session in a hurry leaves pictures out
 MISSED = 12  # pictures that it leaves out one after another, at most: a face that stands still looks broken
 QUALITY = 85  # of a JPEG
+IDLE = 60.0  # s without sound, or without a picture being taken, after which the client counts as gone
 Show = Callable[[int, bytes], None]  # number of the picture, JPEG
 
 
@@ -200,13 +201,13 @@ class Session:
         self.done += len(images)
 
     def _pieces(self) -> Iterator[Tensor]:  # [n] each
-        rest = b""
+        rest, last = b"", time.monotonic()
         while True:
             try:
-                piece = self.sound.get(timeout=0.2)
+                piece, last = self.sound.get(timeout=0.2), time.monotonic()
             except queue.Empty:
                 piece = b""
-            if self.gone.is_set():
+            if self.gone.is_set() or time.monotonic() - last > IDLE:
                 raise Gone
             if piece is None:
                 return
