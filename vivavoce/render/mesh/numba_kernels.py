@@ -102,7 +102,7 @@ def carry_back(values, corners, share, pull, to_values, to_share):  # as above, 
             to_share[p, j] = total
 
 
-@njit(inline="always", error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def _outline(target, triangles, corner, row, t, k):
     """Whether the mesh does not go on in the picture beyond the edge opposite to corner k: its border, or a fold."""
     other = corner[t, k]
@@ -116,7 +116,7 @@ def _outline(target, triangles, corner, row, t, k):
     return here * there > F(0)
 
 
-@njit(inline="always", error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def _depth(target, triangles, row, t, u, v):
     if t < 0:
         return F(np.inf)
@@ -163,36 +163,31 @@ def _walk(target, triangles, across, corner, row, t, u, v, axis, sign, hops):
 def crossed(target, triangles, across, corner, seen, hops, found):  # [B,V,3], [F,3] three times, [B,H,W], [2,B,H,W] out
     """As `outlines.crossed`."""
     rows, height, width = seen.shape
-    close = np.zeros((rows, len(triangles)), np.uint8)  # steps left from which an outline can be reached
     for row in prange(rows):
+        close = np.zeros(len(triangles), np.uint8)  # of the steps, how many are left at a triangle that an outline is so far from
         for t in range(len(triangles)):
-            if (
-                _outline(target, triangles, corner, row, t, 0)
-                or _outline(target, triangles, corner, row, t, 1)
-                or _outline(target, triangles, corner, row, t, 2)
-            ):
-                close[row, t] = hops
+            for k in range(3):
+                if _outline(target, triangles, corner, row, t, k):
+                    close[t] = hops
         for left in range(hops, 1, -1):
             for t in range(len(triangles)):
-                if close[row, t] == left:
+                if close[t] == left:
                     for k in range(3):
-                        other = across[t, k]
-                        if other >= 0 and close[row, other] < left - 1:
-                            close[row, other] = left - 1
-    for job in prange(rows * height):
-        row, line = job // height, job % height
-        v = F(line) + F(0.5)
-        for column in range(width):
-            u, a = F(column) + F(0.5), seen[row, line, column]
-            for axis in range(2):
-                found[axis, row, line, column] = -1
-                if (axis == 0 and column + 1 == width) or (axis == 1 and line + 1 == height):
-                    continue
-                b = seen[row, line + axis, column + 1 - axis]
-                if a == b or not ((a >= 0 and close[row, a] > 0) or (b >= 0 and close[row, b] > 0)):
-                    continue
-                u2, v2 = u + F(1 - axis), v + F(axis)
-                if _depth(target, triangles, row, a, u, v) <= _depth(target, triangles, row, b, u2, v2):
-                    found[axis, row, line, column] = _walk(target, triangles, across, corner, row, a, u, v, axis, 1, hops)
-                else:
-                    found[axis, row, line, column] = _walk(target, triangles, across, corner, row, b, u2, v2, axis, -1, hops)
+                        if across[t, k] >= 0 and close[across[t, k]] < left - 1:
+                            close[across[t, k]] = left - 1
+        for line in range(height):
+            v = F(line) + F(0.5)
+            for column in range(width):
+                u, a = F(column) + F(0.5), seen[row, line, column]
+                for axis in range(2):
+                    found[axis, row, line, column] = -1
+                    if (axis == 0 and column + 1 == width) or (axis == 1 and line + 1 == height):
+                        continue
+                    b = seen[row, line + axis, column + 1 - axis]
+                    if a == b or not ((a >= 0 and close[a] > 0) or (b >= 0 and close[b] > 0)):
+                        continue
+                    u2, v2 = u + F(1 - axis), v + F(axis)
+                    if _depth(target, triangles, row, a, u, v) <= _depth(target, triangles, row, b, u2, v2):
+                        found[axis, row, line, column] = _walk(target, triangles, across, corner, row, a, u, v, axis, 1, hops)
+                    else:
+                        found[axis, row, line, column] = _walk(target, triangles, across, corner, row, b, u2, v2, axis, -1, hops)

@@ -10,7 +10,7 @@ from numba import njit, prange
 F = np.float32
 
 
-@njit(inline="always", fastmath=True)
+@njit(fastmath=True, cache=True)
 def _sigmoid(x):
     return F(1) / (F(1) + math.exp(-x))
 
