@@ -105,7 +105,7 @@ def check_march(backend: str, device: str, strays: float) -> None:
         found = march(*lines, grid, step, most, shift, cap, backend)
         assert abs(found.found - wanted.found) <= strays * wanted.found and len(found) == min(found.found, cap or found.found)
         assert found.starts.shape == wanted.starts.shape and int(found.starts[-1]) == len(found)
-        both = [{(r, round(t, 3)) for r, t in zip(s.ray.tolist(), s.t.tolist(), strict=True)} for s in (found, wanted)]
+        both = [set((s.ray * 10**6 + (s.t * 1000).round().long()).tolist()) for s in (found, wanted)]
         assert len(both[0] ^ both[1]) <= strays * len(both[1]) * 4
         assert torch.equal(found.ray, torch.repeat_interleave(torch.arange(len(lines[2]), device=device), found.starts.diff()))
         torch.testing.assert_close(found.positions, lines[0][found.ray] + found.t[:, None] * lines[1][found.ray], atol=1e-5, rtol=0)
