@@ -182,7 +182,9 @@ def test_texture() -> None:
 
 def drawn(backend: str, device: str, target: Tensor, faces: Tensor, values: Tensor, size: tuple[int, int]) -> list[Tensor]:
     """Shares, the antialiased picture of carried values, and the gradients of a sum over it in places and values."""
-    target, values, faces = target.to(device).requires_grad_(), values.to(device).requires_grad_(), faces.to(device)
+    target, values, faces = (part.clone().to(device) for part in (target, values, faces))
+    for part in (target, values):
+        part.requires_grad_()
     seen = draw.rasterize(target, faces, size, "torch")
     pixels = draw.covered(target, faces, seen, backend)
     image = draw.paint(draw.carry(values, pixels, backend), pixels, len(target))
