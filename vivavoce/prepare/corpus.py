@@ -126,7 +126,8 @@ def shard(job: Job, say: Callable[[int], None]) -> dict[str, Any]:
             try:
                 found = [] if reason else samples(recording, finder, job.side)
             except InputError as error:
-                reason = " ".join(str(error).split())
+                where = f"{error.subject}: " * (error.subject != recording.video)  # what would help with one film is no help here
+                reason = " ".join(f"{where}{error.cause}".split())
             except Exception as error:  # whatever a film does to a decoder; the others go on
                 reason = " ".join(f"a fault of ours ({type(error).__name__}: {error})".split())
             if reason:
@@ -185,8 +186,8 @@ def corpus(
         made |= _made([job for job in todo if job.name not in made], made, len(found), jobs, report, cluster)
         lists = {job.name: made[job.name] for job in todo}
         if not any(one["samples"] for one in lists.values()):
-            reason = next((b["reason"] for one in lists.values() for b in one["broken"]), "it is empty")
-            raise InputError(data, f"none of its {len(found)} clips could be used", f"the first: {reason}")
+            first = next(b for one in lists.values() for b in one["broken"])
+            raise InputError(data, f"none of its {len(found)} clips could be used", f"the first: {first['video']}: {first['reason']}")
         index = _index(data, layout.name, layout.terms, side, lists, found)
         _finish(folder, index, lists)
     return Made(folder, index, [b for job in todo for b in made[job.name]["broken"]])
