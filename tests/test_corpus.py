@@ -31,6 +31,7 @@ from vivavoce.methods.wav2lip import Wav2Lip
 from vivavoce.prepare import corpus as module
 from vivavoce.prepare.corpus import corpus, finder, jobs_of, place_of, shard
 from vivavoce.prepare.faces import samples
+from vivavoce.prepare.people import People
 from vivavoce.speech import windows
 from vivavoce.types import InputError
 
@@ -232,7 +233,7 @@ def test_a_time_and_a_place_in_a_film(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [number(f) for f in islice(media.frames(film, start=0.8), 5)] == [20, 21, 22, 23, 24]
     shown = list[np.ndarray]()
     points = torch.from_numpy(SHAPE).float().expand(20, 68, 2)
-    monkeypatch.setattr("vivavoce.prepare.faces._landmarks", lambda r, pictures, f: (shown.extend(pictures), points)[1])
+    monkeypatch.setattr("vivavoce.prepare.faces._landmarks", lambda r, pictures, f: (shown.extend(pictures), [points])[1])
     part = Recording("a", str(film), "a", span=(0.8, 1.6), box=(4, 4, 36, 28), box_of=(24, 0))  # in a picture of half the size
     (made,) = samples(part, finder, SIDE)
     monkeypatch.setattr("vivavoce.prepare.faces.MEMORY", 30000)  # a film that is too long to be kept is decoded again
@@ -242,6 +243,18 @@ def test_a_time_and_a_place_in_a_film(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shown[0].shape == (46, 62, 3), "a tenth of its longer side more on each side, as far as the picture goes"
     with pytest.raises(InputError, match="outside its 64 x 48"):
         samples(Recording("a", str(film), "a", box=(90, 4, 99, 28), box_of=(24, 32)), finder, SIDE)
+
+
+def test_who_speaks_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who share the screen for a while: of a clip that was cut to the speaker each is used where nobody else is."""
+    film = steady(tmp_path / "a.mp4", seconds=2.0, sound=tone(2.0, 16000), sound_rate=16000)
+    both = np.broadcast_to(SHAPE, (2, 50, 68, 2)).astype(np.float32).copy()
+    both[0, 30:], both[1, :20] = np.nan, np.nan
+    monkeypatch.setattr("vivavoce.prepare.faces.people", lambda pictures, found: People(list(both), 50))
+    with pytest.raises(InputError, match="2 people found"):
+        samples(Recording("a", str(film), "a"), lambda: None, SIDE)  # type: ignore[arg-type,return-value]
+    made = samples(Recording("a", str(film), "a", speaker=True), lambda: None, SIDE)  # type: ignore[arg-type,return-value]
+    assert [(s.about["first"], len(s.pictures)) for s in made] == [(0, 20), (30, 20)]
 
 
 def test_single_files_of_earlier_versions_are_read(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_lrs2(put: Put, root: Path) -> None:
     assert splits(found) == {
         f"main/{one}/00001": "train", f"main/{two}/00011": "test", f"main/{two}/00012": "test", f"pretrain/{one}/00007": "train",
     }  # fmt: skip
-    assert found[f"main/{one}/00001"].identity == one
+    assert found[f"main/{one}/00001"].identity == one and found[f"main/{one}/00001"].speaker
     assert said(found[f"main/{one}/00001"]) == ("WHEN YOU'RE COOKING", [])
     assert said(found[f"pretrain/{one}/00007"]) == ("OH GOD", [("OH", 0.1, 0.37), ("GOD", 0.37, 0.8)])
     assert read("LRS2", root / base)[f"main/{one}/00001"].split == "", "two people: a part of each clip is held out"

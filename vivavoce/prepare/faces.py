@@ -53,15 +53,16 @@ def samples(recording: Recording, finder: Finder, side: int = SIDE) -> list[Samp
     """
     text, words = said(recording)
     shown = _Shown(recording)
-    points = _landmarks(recording, shown, finder)
+    tracks = _landmarks(recording, shown, finder)
     sound = _sound(recording)
-    count = min(len(points), _heard(recording, len(sound), len(points)))
+    count = min(len(tracks[0]), _heard(recording, len(sound), len(tracks[0])))
     sound = torch.nn.functional.pad(sound, (0, max(0, count * HOP - len(sound))))
     steps = speech.encode(speech.load("mel_wav2lip"), sound)
     about: dict[str, Any] = {"id": recording.id, "identity": recording.identity, "split": recording.split, "video": recording.video}
     about |= {"text": text, "words": words, "labels": recording.labels, "span": recording.span, "side": side}
     out = []
-    for first, pictures, places in _stretches(shown, points[:count], side):
+    found = (stretch for points in tracks for stretch in _stretches(shown, points[:count], side))
+    for first, pictures, places in sorted(found, key=lambda stretch: stretch[0]):
         end = first + len(pictures)
         key = f"{recording.id.replace('/', '+')}+{first:06d}"
         columns = _columns(steps[first:end]).half().numpy()
@@ -152,21 +153,30 @@ def _sound(recording: Recording) -> Tensor:  # -> [N]
     return torch.from_numpy(np.concatenate(kept) if kept else np.zeros(0, np.float32))
 
 
-def _landmarks(recording: Recording, shown: Pictures, finder: Finder) -> Tensor:  # -> [T,68,2], NaN without a face
-    """Read where they are there already, else found; of several people the one who is there by far the most."""
+def _landmarks(recording: Recording, shown: Pictures, finder: Finder) -> list[Tensor]:  # -> [T,68,2] each, NaN without a face
+    """Read where they are there already, else found: of the one who is there by far the most, or of all who speak one after another."""
     if not recording.landmarks:
-        return torch.from_numpy(people(shown, finder()).choose(0, recording.video))
+        everyone = people(shown, finder())
+        try:
+            return [torch.from_numpy(everyone.choose(0, recording.video))]
+        except InputError:
+            if not recording.speaker or len(everyone) < 2:
+                raise
+        there = np.isfinite(np.stack(everyone.landmarks)).all((2, 3))  # [P,T]
+        alone = there & (there.sum(0) == 1)
+        return [torch.from_numpy(np.where(mine[:, None, None], p, np.float32(np.nan))) for mine, p in zip(alone, everyone.landmarks)]
     place = Path(recording.landmarks)
     try:
         if (place / "landmarks.npy").is_file():
-            return torch.from_numpy(regions.landmarks68(np.load(place / "landmarks.npy", allow_pickle=False)).astype(np.float32))
+            dense = np.load(place / "landmarks.npy", allow_pickle=False)
+            return [torch.from_numpy(regions.landmarks68(dense).astype(np.float32))]
         out = torch.full((len(numbers := _numbered(Path(recording.video))), 68, 2), float("nan"))
         for k, picture in enumerate(numbers):
             if (text := place / f"{int(picture.stem)}.lms").is_file():
                 out[k] = torch.from_numpy(np.array(text.read_text().split(), np.float32).reshape(68, 2))
     except (OSError, ValueError) as error:
         raise InputError(place, f"landmarks that cannot be read ({error})", "leave it out, or prepare its video anew") from error
-    return out
+    return [out]
 
 
 def _stretches(shown: Pictures, points: Tensor, side: int) -> Iterator[tuple[int, list[bytes], Tensor]]:

@@ -47,7 +47,7 @@ def recordings(data: str) -> list[Recording]:
     Raises InputError as `named` does, when the folder is not laid out so, or when two recordings would have one name.
     """
     layout, place = named(data)
-    found = sorted((replace(r, id=r.id.replace(".", "_")) for r in layout.read(place)), key=lambda r: r.id)
+    found = sorted((replace(r, id=r.id.replace(".", "_"), speaker=layout.speaker) for r in layout.read(place)), key=lambda r: r.id)
     for one, other in pairwise(found):
         if one.id == other.id:
             raise InputError(one.video, f"and {other.video} are both {one.id} of {layout.name}", "keep one of them")

@@ -31,6 +31,7 @@ class Recording:
     box: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 of the face, in a picture of size `box_of`
     box_of: tuple[float, float] = (1.0, 1.0)  # height, width; width 0: as wide as the film is at that height
     landmarks: str = ""  # folder with <n>.lms or landmarks.npy beside the pictures
+    speaker: bool = False  # the vendor has cut it to the one who speaks: whoever is alone on the screen is
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Layout:
     terms: str  # of use, in a few words
     read: Callable[[Path], list[Recording]]
     aliases: tuple[str, ...] = ()
+    speaker: bool = False  # of all its recordings
 
 
 def refused(root: Path, title: str, wanted: str) -> InputError:

@@ -113,12 +113,13 @@ LAYOUTS = (
     Layout(
         "lrs2", "mvlrs_v1/{main,pretrain}/<programme>/<clip>.mp4 + .txt; train.txt, val.txt, test.txt", "programme",
         "its lists; without them by programme", "BBC's agreement, research only", _lrs2,
+        speaker=True,
     ),
     Layout(
         "lrs3", "{trainval,pretrain,test}/<talk>/<clip>.mp4 + .txt", "talk", "its test; val by talk",
-        "CC BY-NC-ND 4.0 (TED)", _lrs3,
+        "CC BY-NC-ND 4.0 (TED)", _lrs3, speaker=True,
     ),
-    Layout("lrw", "<WORD>/{train,val,test}/<WORD>_<n>.mp4", "not told", "its folders", "BBC's agreement, research only", _lrw),
+    Layout("lrw", "<WORD>/{train,val,test}/<WORD>_<n>.mp4", "not told", "its folders", "BBC's agreement, research only", _lrw, (), True),
     Layout(
         "grid", "s1 .. s34/**/<sentence>.mpg (or .mp4), **/<sentence>.align; or one speaker's clips", "speaker",
         "by speaker", "CC BY 4.0", _grid,
@@ -126,6 +127,6 @@ LAYOUTS = (
     Layout(
         "voxceleb2", "{dev,test}/mp4/id<n>/<video>/<clip>.mp4 (+ aac/.../<clip>.m4a); or train, test of <id>#<video>#<start>#<end>.mp4",
         "speaker", "its test; val by speaker", "CC BY 4.0 for the lists; the videos are their owners'", _voxceleb,
-        ("vox2", "voxceleb", "voxceleb1"),
+        ("vox2", "voxceleb", "voxceleb1"), speaker=True,
     ),
 )  # fmt: skip
