@@ -191,16 +191,16 @@ class DynTet(Renderer):
         at = torch.stack([pixels.place % size[1], pixels.place // size[1]], 1) + 0.5
         rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
         colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
-        if head is not None:
-            own = grow(head, -1).flatten()[pixels.row * (size[0] * size[1]) + pixels.place] > 0
-            colour = torch.where(own[:, None], colour, colour.detach())
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
-        picture = draw.antialias(picture, target, faces, shape.linked, number)
+        smooth = draw.antialias(picture if head is None else picture.detach(), target, faces, shape.linked, number)
         behind, flow = self.torso(pose, clip.body, size)
-        if head is not None:
-            behind = torch.where((picture[:, 3:] == 0) & (head[:, None] == 0), behind, behind.detach())
-        frames = picture[:, :3] + (1 - picture[:, 3:]) * behind
-        return Drawn(frames, picture[:, 3], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material)
+        front, alpha = smooth.split((3, 1), 1)
+        if head is not None:  # a pixel that both share moves the edge, and colours neither
+            own = (grow(head, -1)[:, None] > 0) & (alpha == 1)
+            front = front + torch.where(own, picture[:, :3] - picture[:, :3].detach(), 0.0)
+            behind = torch.where((head[:, None] == 0) & (alpha == 0), behind, behind.detach())
+        frames = front + (1 - alpha) * behind
+        return Drawn(frames, alpha[:, 0], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material)
 
     def render(self, identity: Shape | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
