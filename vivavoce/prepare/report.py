@@ -228,13 +228,13 @@ def curves(folder: Folder, seen: checks.Signals) -> list[str]:
         plot({"left eye": 1 - eyes[:, 0], "right eye": 1 - eyes[:, 1]}, "eyes, 1 open", (0, 1), shaded=shaded, marks=marks),
         plot(heard, "mouth and loudness (-60 to -10 dB)", (0, 1), shaded=shaded, marks=marks),
     ]
-    if units := action_units(folder):
-        out.append(plot(units, "action units of au.csv, 0 to 5", (0, 5), shaded=shaded, marks=marks))
     if folder.frames > 2 * CLOSE * FPS:
         out.append(plot(near, "the same, closer", (0, 1), start=first / FPS))
     if folder.file("aud.npy").is_file():
         said = {"features": spoken(folder, near["loudness"], first), "loudness": near["loudness"]}
         out.append(plot(said, "speech features, how far from those of silence, and loudness", (0, 1), start=first / FPS))
+    if units := action_units(folder):
+        out.append(plot(units, "action units of au.csv, 0 to 5", (0, 5), shaded=shaded, marks=marks))
     found = folder.clip.get("sync")
     if found:
         curve = np.array(found["curve"])
