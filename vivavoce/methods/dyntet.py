@@ -180,8 +180,7 @@ class DynTet(Renderer):
         return standard, self.frame(torch.cat([heard, clip.eyes * 2 - 1, pose], 1))
 
     def _draw(self, clip: Clip, shape: Shape, size: tuple[int, int], head: Tensor | None = None) -> Drawn:
-        """Where the head's pixels [T,H,W] are known, what is before and what is behind learn from their own pixels alone: through the
-        little that a head's edge lets through, colours behind would leave all bounds, a bright seam as soon as the chin goes up."""
+        """Where the head's pixels [T,H,W] are known, an outline that is too wide has to shrink, not to look like what is behind."""
         assert clip.camera is not None and clip.body is not None
         pose = self.viewing.code(clip.camera)
         standard, frame = self._told(clip, pose)
@@ -191,16 +190,14 @@ class DynTet(Renderer):
         at = torch.stack([pixels.place % size[1], pixels.place // size[1]], 1) + 0.5
         rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
         colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
+        if head is not None:
+            own = grow(head, -1).flatten()[pixels.row * (size[0] * size[1]) + pixels.place] > 0
+            colour = torch.where(own[:, None], colour, colour.detach())
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
-        smooth = draw.antialias(picture if head is None else picture.detach(), target, faces, shape.linked, number)
+        picture = draw.antialias(picture, target, faces, shape.linked, number)
         behind, flow = self.torso(pose, clip.body, size)
-        front, alpha = smooth.split((3, 1), 1)
-        if head is not None:  # a pixel that both share moves the edge, and colours neither
-            own = (grow(head, -1)[:, None] > 0) & (alpha == 1)
-            front = front + torch.where(own, picture[:, :3] - picture[:, :3].detach(), 0.0)
-            behind = torch.where((head[:, None] == 0) & (alpha == 0), behind, behind.detach())
-        frames = front + (1 - alpha) * behind
-        return Drawn(frames, alpha[:, 0], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material)
+        frames = picture[:, :3] + (1 - picture[:, 3:]) * behind
+        return Drawn(frames, picture[:, 3], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material)
 
     def render(self, identity: Shape | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
@@ -292,8 +289,12 @@ class DynTet(Renderer):
             group["lr"] = group["base"] * 0.02 ** (step / max(self.config.steps, 1))
         optimizers[0].zero_grad(set_to_none=True)
         torch.stack(list(values.values())).sum().backward()
+        picture = (
+            self.torso.picture
+        )  # through the little that the head's edge lets through it would leave all bounds: a seam under the chin
+        if picture.grad is not None:
+            picture.grad[3] = 0  # where the torso is, its masks say
         optimizers[0].step()
-        with torch.no_grad():  # no layer of a picture has colours beyond its own share
-            self.torso.picture.clamp_(0, 1)
-            self.torso.picture[:3] = torch.minimum(self.torso.picture[:3], self.torso.picture[3])
+        with torch.no_grad():
+            picture[:3] = torch.minimum(picture[:3].clamp(min=0), picture[3])
         return {name: value.detach() for name, value in values.items()}
