@@ -22,6 +22,7 @@ from vivavoce.face.crop import Crop
 from vivavoce.media import Writer
 from vivavoce.methods.live_portrait import LivePortrait
 from vivavoce.nn.liveportrait import SMALL, Networks, drawing, keypoints, training
+from vivavoce.nn.together import Rows
 from vivavoce.talker import Talker
 from vivavoce.types import Clip, InputError, Motion
 
@@ -94,7 +95,7 @@ def test_graphs_in_half_precision_draw_the_same() -> None:
     net, given = networks().cuda(), {k: v.cuda() for k, v in rule.inputs().items()}
     try:
         draw = drawing.ready(net)
-        assert isinstance(draw, drawing.Graphs)
+        assert isinstance(draw, Rows) and isinstance(draw.work, drawing.Graphs)
         for rows in (1, 3, 4, 2, 3):
             g = torch.Generator().manual_seed(rows)
             source = given["source"].expand(rows, -1, -1)
@@ -104,7 +105,7 @@ def test_graphs_in_half_precision_draw_the_same() -> None:
             found = draw(volume, driving, source)
             assert found.shape == wanted.shape and found.dtype == torch.float32
             assert float((found - wanted).abs().mean()) < 0.01, rows
-        assert sorted(draw.made) == [1, 2, 4]
+        assert sorted(draw.work.made) == [1, 2, 4]
     finally:
         net.cpu()
 

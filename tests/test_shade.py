@@ -67,6 +67,19 @@ def test_the_kernels_are_the_oracle() -> None:
     kernels_are_the_oracle("cuda")
 
 
+@pytest.mark.gpu
+@pytest.mark.xfail(reason="on an H200 the colours of whole programs were wrong in pictures; plain torch draws until that is mended")
+def test_the_kernels_are_the_oracle_for_a_whole_frame() -> None:
+    """As many points as a picture has, and the widths of the full presets."""
+    for parts, gates, bend in ((1, True, False), (1, False, True), (2, False, False)):
+        net, features, views, ray = some_net(parts, gates, bend, 64, 64)
+        net, views, ray = _there(net, "cuda"), views.cuda(), ray.cuda().repeat(10_000)
+        features = [part.cuda().repeat(10_000, 1) for part in features]
+        wanted, found = (shade.colours(net, views, backend)(features, ray) for backend in ("torch", "triton"))
+        torch.testing.assert_close(found[0].log(), wanted[0].log(), atol=1e-2, rtol=0)
+        torch.testing.assert_close(found[1], wanted[1], atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_frame_folded_is_the_field(name: str) -> None:
     """Density and colour of points, whatever the weights and the condition."""
@@ -98,6 +111,7 @@ def test_a_frame_on_a_gpu_is_that_of_plain_torch(name: str, monkeypatch: pytest.
     method.setup(person)
     method.eval().cuda()
     clip = person.clip([0, 3], method.needs).to("cuda")
+    monkeypatch.setattr(shade, "choose", lambda _: "triton")
     fast = method.render(None, clip)  # type: ignore[operator]
     monkeypatch.setattr(shade, "choose", lambda _: "torch")
     monkeypatch.setattr(grid, "choose", lambda *_: "torch")

@@ -39,7 +39,7 @@ KERNEL_LINES = 100  # a kernel's loop holds dozens of values in registers: cut i
 EMPTY_NAMES = {"utils", "util", "common", "core", "base", "helper", "helpers", "misc"}
 NEVER = {"torchvision", "torchaudio", "cv2", "mediapipe", "librosa", "pytorch3d", "tinycudann", "nvdiffrast", "insightface"}
 WHEN_USED = {"numba", "triton", "gsplat", "ai_edge_litert", "transformers", "piper", "gradio", "aiortc", "viser", "ray"}
-WHEN_USED |= {"fastapi", "starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb"}
+WHEN_USED |= {"fastapi", "starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "openpyxl", "tensorboard", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,8 @@ from vivavoce import registry
 import vivavoce.cli
 for name in registry.names():
     registry.find(name)
-backends = tuple("vivavoce." + part + "." for part in ("render.splats", "render.backdrop", "render.warp", "render.mesh", "render.rays", "nn.grid"))
+kernels = ("render.splats", "render.backdrop", "render.warp", "render.mesh", "render.rays", "nn.grid")
+backends = tuple("vivavoce." + part + "." for part in kernels)
 for module in pkgutil.walk_packages(vivavoce.__path__, "vivavoce."):
     if not module.name.startswith(backends) and module.name != "vivavoce.__main__":
         importlib.import_module(module.name)

@@ -263,7 +263,8 @@ class Radiance(nn.Module):
 
         def ask(positions: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
             if look is not None:
-                density, colour = look(self.inside(positions), ray)
+                with quick_products():
+                    density, colour = look(self.inside(positions), ray)
                 return density.div_(depth), colour
             with torch.autocast(positions.device.type, torch.float16, enabled=positions.is_cuda):
                 density, features, _ = field.density(self.inside(positions), told, rows)

@@ -165,8 +165,8 @@ class Replay:
 
     def _recorded(self, shape: _Shape, work: Callable[[Clip], Tensor], clip: Clip) -> bool:
         """Makes the graph; False, and never another, where the device refuses."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        if self._pool is None or all(other.graph is None for other in self._shapes.values()):
+            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with its last graph
         try:
             shape.graph = _Graph(work, clip, tuple(int(SPARE * pairs) + 1024 for pairs in shape.pairs), self._pool)
         except RuntimeError as error:
