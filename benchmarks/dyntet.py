@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import seconds
 
 from vivavoce import registry, speech, train
 from vivavoce.data.person import Person
@@ -28,39 +29,13 @@ from vivavoce.methods.dyntet import DynTet
 from vivavoce.nn.viewing import seen
 from vivavoce.render import mesh
 from vivavoce.talker import Talker
-from vivavoce.types import HOP, Clip, Source
+from vivavoce.types import HOP, Clip
 
 AIM = 200.0  # frames a second at 512 px
 
 
-class OnCpu:
-    """A source as `setup` sees it."""
-
-    def __init__(self, source: Person) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
-
-    def clip(self, rows: Any, needs: Any = None) -> Clip:
-        return self.source.clip(rows, needs).to("cpu")
-
-
 def milliseconds(work: Callable[[], Any], device: torch.device, times: int) -> float:
-    """Median wall time of one call, after two calls that compile and fill caches."""
-    taken = []
-    for _ in range(times + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(1e3 * (time.perf_counter() - begun))
-    return sorted(taken[2:])[times // 2]
+    return 1e3 * seconds(work, device, times)
 
 
 def training(preset: str, folder: Path, device: torch.device, carve: int, times: int, size: int | None) -> DynTet:
@@ -71,8 +46,7 @@ def training(preset: str, folder: Path, device: torch.device, carve: int, times:
     person = Person(folder, size=config.size, split="train", window=method.window, space="bfm", device=device)
     torch.manual_seed(0)
     begun = time.perf_counter()
-    source: Source = OnCpu(person)
-    method.setup(source)
+    method.setup(train.OnCpu(person))
     print(f"  setup at {person.size}: {time.perf_counter() - begun:.1f} s")
     method.to(device).train()
     optimizers, needs = method.optimizers(), method.needs | method.loss_needs

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import seconds
 from torch import Tensor
 
 from vivavoce import losses, registry, speech, train
@@ -27,21 +27,6 @@ from vivavoce.method import Method, Renderer
 from vivavoce.render import splats
 from vivavoce.talker import Talker
 from vivavoce.types import HOP, Camera, Clip
-
-
-def seconds(work: Callable[[], Any], device: torch.device, times: int) -> float:
-    """Median wall time of one call, after two calls that compile and fill caches."""
-    taken = []
-    for turn in range(times + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if turn >= 2:
-            taken.append(time.perf_counter() - begun)
-    return sorted(taken)[len(taken) // 2]
 
 
 def training(name: str, preset: str, folder: Path, device: torch.device, steps: int) -> None:

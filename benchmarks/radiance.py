@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import seconds
 from torch import Tensor
 
 from vivavoce import registry, speech, train
@@ -31,21 +32,6 @@ from vivavoce.talker import Talker
 from vivavoce.types import HOP, Clip
 
 PUBLISHED = {"ad_nerf": 0.13, "rad_nerf": 32.0, "er_nerf": 34.0}  # frames a second at 512 px, in the papers' own tables
-
-
-def seconds(work: Callable[[], Any], device: torch.device, times: int) -> float:
-    """Median wall time of one call, after two calls that compile and fill caches."""
-    taken = []
-    for turn in range(times + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if turn >= 2:
-            taken.append(time.perf_counter() - begun)
-    return sorted(taken)[len(taken) // 2]
 
 
 @contextmanager
@@ -82,7 +68,7 @@ def training(name: str, preset: str, folder: Path, device: torch.device, carve: 
     person = opened(folder, method, method.config.size, "train", device)
     torch.manual_seed(0)
     begun = time.perf_counter()
-    method.setup(_OnCpu(person))
+    method.setup(train.OnCpu(person))
     print(f"  setup at {person.size}: {time.perf_counter() - begun:.1f} s, {torch.get_num_threads()} threads", flush=True)
     method.to(device).train()
     optimizers, needs, config = method.optimizers(), method.needs | method.loss_needs, method.config
@@ -123,22 +109,6 @@ def training(name: str, preset: str, folder: Path, device: torch.device, carve: 
         print(f"  peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
         torch.cuda.reset_peak_memory_stats()
     return method
-
-
-class _OnCpu:
-    """The source as `setup` sees it."""
-
-    def __init__(self, source: Person) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
-
-    def clip(self, rows: Any, needs: Any = None) -> Clip:
-        return self.source.clip(rows, needs).to("cpu")
 
 
 def drawing(name: str, method: Renderer, person: Person, device: torch.device, times: int) -> None:

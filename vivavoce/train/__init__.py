@@ -121,7 +121,7 @@ class _Run:
         found: Checkpoint | None = read(path, self.about.name, self.method.config) if path.is_file() else None
         if found is None:
             torch.manual_seed(seed(self.method.config, -1))
-            self.method.setup(_OnCpu(source))
+            self.method.setup(OnCpu(source))
         else:
             self.method.load_state_dict(part(found.tensors, "model."))
         self.method.to(self.device)
@@ -233,7 +233,7 @@ def _profiled(how: How, folder: Path, start: int) -> Iterator[Callable[[], None]
         yield made.step
 
 
-class _OnCpu:
+class OnCpu:
     """The source as `setup` sees it: every Clip on the CPU, wherever training reads its own."""
 
     def __init__(self, source: Source) -> None:
