@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import wave
@@ -17,12 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from vivavoce.media.decode import sound
-from vivavoce.media.image import pixels
+from vivavoce.media.image import FULL, pixels
 from vivavoce.media.probe import EXACT, audio_stream, opened
 from vivavoce.types import FPS, RATE, InputError
 
 KINDS = (".mp4", ".m4v", ".mov", ".mkv")
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 BT709 = 1  # the number of ITU-R BT.709 in every colour field of H.264
 ENCODERS: dict[str, dict[str, str]] = {

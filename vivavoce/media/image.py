@@ -19,6 +19,7 @@ from vivavoce.types import InputError
 # Pillow warns of large pictures on its own scale; here `limit` refuses them
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # however a disk says so
 QUALITY = 95  # of JPEG
 
 
@@ -81,7 +82,7 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
         raise InputError(path, "unknown kind of picture", "name it .png or .jpg") from e
     except (OSError, ValueError) as e:
         cause = getattr(e, "strerror", None) or str(e)
-        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = getattr(e, "errno", None) in FULL
         remedy = "make room and run the same command again" if full else "choose another place, or an ending such as .png"
         raise InputError(path, f"cannot be written ({cause})", remedy) from e
     finally:
