@@ -68,7 +68,6 @@ def test_the_kernels_are_the_oracle() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.xfail(reason="on an H200 the colours of whole programs were wrong in pictures; plain torch draws until that is mended")
 def test_the_kernels_are_the_oracle_for_a_whole_frame() -> None:
     """As many points as a picture has, and the widths of the full presets."""
     for parts, gates, bend in ((1, True, False), (1, False, True), (2, False, False)):

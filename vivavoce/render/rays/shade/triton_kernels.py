@@ -26,6 +26,12 @@ def _relu(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _sum(x, weights, COLUMN: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One column of a last layer: as a product of 16 columns it came out wrong on an H200 (Triton 3.6), and read beyond its memory."""
+    return tl.sum(x * tl.load(weights + tl.arange(0, WIDE) * 16 + COLUMN).to(tl.float32)[None, :], 1)
+
+
+@triton.jit
 def shade(  # type: ignore[no-untyped-def]
     first, other, ray, views, w_first, w_other, bias, hear, heard, look, lids, seen, second, bend, solid, tint, last, density, colour,
     count, shift,
@@ -54,10 +60,10 @@ def shade(  # type: ignore[no-untyped-def]
     inside = tl.arange(0, INSIDE)
     view = tl.load(views + r[:, None] * INSIDE + inside[None, :], mask=live[:, None], other=0.0).to(tl.float32)
     tinted = _relu(tl.dot(_relu(inner), _weights(tint, HIDDEN, INSIDE)) + view)
-    out = tl.dot(tinted, _weights(last, INSIDE, 16))
-    out = (1.0 + 2.0 * BEYOND) / (1.0 + tl.exp(-out)) - BEYOND
-    channel = tl.arange(0, 16)
-    tl.store(colour + i[:, None] * 3 + channel[None, :], out, mask=live[:, None] & (channel < 3)[None, :])
+    tinted = tinted.to(tl.float32)
+    for channel in tl.static_range(3):
+        out = _sum(tinted, last, channel, INSIDE)
+        tl.store(colour + i * 3 + channel, (1.0 + 2.0 * BEYOND) / (1.0 + tl.exp(-out)) - BEYOND, mask=live)
 
 
 @triton.jit
@@ -71,7 +77,7 @@ def coordinate(  # type: ignore[no-untyped-def]
     x = _features(features, i, live, ONE, WIDE)
     inner = _relu(tl.dot(x, _weights(first, WIDE, HIDDEN)) + tl.load(bias + tl.arange(0, HIDDEN))[None, :])
     inner = _relu(tl.dot(inner, _weights(second, HIDDEN, INSIDE)))
-    out = tl.dot(inner, _weights(third, INSIDE, 16))
-    out = 1.0 / (1.0 + tl.exp(-2.0 * out))  # (tanh + 1) / 2
-    axis = tl.arange(0, 16)
-    tl.store(place + i[:, None] * OUT + axis[None, :], out, mask=live[:, None] & (axis < OUT)[None, :])
+    inner = inner.to(tl.float32)
+    for axis in tl.static_range(OUT):
+        out = _sum(inner, third, axis, INSIDE)
+        tl.store(place + i * OUT + axis, 1.0 / (1.0 + tl.exp(-2.0 * out)), mask=live)  # (tanh + 1) / 2
