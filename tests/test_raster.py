@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vivavoce.render import mesh as draw
+from vivavoce.types import InputError
 
 
 def scene(rows: int = 2, count: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:  # -> [B,V,3], [F,3]
@@ -85,5 +86,5 @@ def test_hidden_vertices() -> None:
 
 
 def test_unknown_back_end_is_told() -> None:
-    with pytest.raises(ValueError, match="no back end 'brush'"):
+    with pytest.raises(InputError, match="brush: is not known"):
         draw.rasterize(*scene(), (4, 4), "brush")

@@ -8,6 +8,7 @@ from scipy.spatial import Delaunay
 from torch import Tensor
 
 from vivavoce.render import warp
+from vivavoce.types import InputError
 
 BACKENDS = ["numba", "torch"]
 
@@ -124,5 +125,5 @@ def test_the_picture_is_differentiable_in_torch() -> None:
 
 
 def test_an_unknown_back_end_is_named() -> None:
-    with pytest.raises(ValueError, match="numba or torch"):
+    with pytest.raises(InputError, match="auto or one of torch, numba"):
         warp.polygon(torch.zeros(1, 3, 2), (4, 4), backend="cuda")

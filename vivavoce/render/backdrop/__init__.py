@@ -9,18 +9,12 @@ Coordinates are -1 to 1 from edge to edge of a picture, its pixels' centres half
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from functools import lru_cache
-from typing import Any
-
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
 from torch import Tensor
 
+from vivavoce.render.backends import installed, load
 
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+BACKENDS = ("torch", "numba")
 
 
 def choose(parts: tuple[Tensor | None, ...]) -> str:
@@ -28,7 +22,7 @@ def choose(parts: tuple[Tensor | None, ...]) -> str:
     given = [part for part in parts if part is not None]
     plain = all(part.device.type == "cpu" and part.dtype == pytorch.float32 for part in given)
     free = pytorch.is_grad_enabled() and any(part.requires_grad for part in given)
-    return "numba" if plain and not free and _has_numba() else "torch"
+    return "numba" if plain and not free and installed("numba") else "torch"
 
 
 def draw(
@@ -40,10 +34,11 @@ def draw(
     size: tuple[int, int],  # H, W
     backend: str = "auto",
 ) -> Tensor:  # [T,3,H,W]
-    """The picture moved as told over the plate, for each row. Raises ValueError for a back end that is not known or cannot draw this."""
+    """The picture moved as told over the plate, for each row. Raises InputError for a back end that is not there, ValueError
+    for one that cannot draw this."""
     able = choose((picture, plate, flow, affine, field))
-    if backend not in ("auto", "torch", "numba") or (backend == "numba" and able != "numba"):
-        raise ValueError(f"back end {backend!r}: auto, torch, or numba for float32 tensors of the CPU without gradients")
-    module: Any = importlib.import_module(f"{__name__}.{able if backend == 'auto' else backend}")
+    module = load(__name__, BACKENDS, backend, able)
+    if backend == "numba" and able != "numba":
+        raise ValueError("the numba back end draws float32 tensors of the CPU without gradients")
     drawn: Tensor = module.draw(picture, plate, flow, affine, field, size)
     return drawn

@@ -19,14 +19,13 @@ type, such as gradients checked in float64, is done by the plain back end.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from types import ModuleType
 from typing import NamedTuple
 
 # Not torch itself: the back end of that name is an attribute of this package.
-from torch import Tensor, arange, float32, inf, is_grad_enabled, stack, where, zeros_like
+from torch import Tensor, arange, inf, is_grad_enabled, stack, where, zeros_like
 
+from vivavoce.render.backends import choose, load
 from vivavoce.render.mesh.outlines import Links, links
 from vivavoce.render.mesh.pixels import areas
 from vivavoce.render.mesh.textures import texture
@@ -36,6 +35,7 @@ __all__ = [
     "visible", "weights",
 ]  # fmt: skip
 
+BACKENDS = ("torch", "numba", "triton")
 EDGE = 1e-9  # px^2: a triangle of less area than this draws nothing
 
 
@@ -52,17 +52,11 @@ class Pixels(NamedTuple):
 
 
 def _backend(name: str, like: Tensor) -> ModuleType:
-    """The back end's module; raises ValueError for an unknown name or one that cannot run here."""
-    if name not in ("auto", "numba", "torch", "triton"):
-        raise ValueError(f"no back end {name!r}: auto, numba, triton or torch")
-    numba = like.device.type == "cpu" and like.dtype == float32 and importlib.util.find_spec("numba") is not None
-    triton = like.device.type == "cuda" and like.dtype == float32 and importlib.util.find_spec("triton") is not None
-    if name == "numba" and not numba:
-        raise ValueError("the numba back end needs float32 CPU tensors and numba installed; use backend='torch'")
-    if name == "triton" and importlib.util.find_spec("triton") is None:
-        raise ValueError("the triton back end needs triton installed; use backend='torch'")
-    best = "numba" if numba else "triton" if triton else "torch"
-    return importlib.import_module(f"{__name__}.{best if name == 'auto' else name}")
+    best = choose(like.device, like.dtype)
+    module = load(__name__, BACKENDS, name, best)
+    if name == "numba" and best != "numba":  # it would make float32 of anything
+        raise TypeError(f"the numba back end takes float32 on the CPU, not {like.dtype} on {like.device}")
+    return module
 
 
 def rasterize(

@@ -13,8 +13,6 @@ the camera is a constant.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -22,7 +20,8 @@ from types import ModuleType
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
 from torch import Tensor
 
-from vivavoce.types import Camera, InputError
+from vivavoce.render.backends import installed, load
+from vivavoce.types import Camera
 
 from .contract import Projected, bounded
 
@@ -53,18 +52,8 @@ def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> st
     if dtype != pytorch.float32:
         return "torch"
     if device.type == "cuda":
-        return next((name for name in ("triton", "gsplat") if importlib.util.find_spec(name)), "torch")
-    return "numba" if device.type == "cpu" and importlib.util.find_spec("numba") else "torch"
-
-
-def _load(backend: str, means: Tensor) -> ModuleType:
-    if backend == "auto":
-        backend = choose(means.device, means.dtype)
-    if backend not in BACKENDS:
-        raise InputError(f"back end {backend}", "is not known to render.splats", f"use auto or one of {', '.join(BACKENDS)}")
-    if backend != "torch" and importlib.util.find_spec(backend) is None:
-        raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
-    return importlib.import_module(f"{__name__}.{backend}")
+        return next((name for name in ("triton", "gsplat") if installed(name)), "torch")
+    return "numba" if device.type == "cpu" and installed("numba") else "torch"
 
 
 def _rows(part: Tensor, dims: int, batch: int, name: str) -> Tensor:
@@ -99,7 +88,7 @@ def render(
     single = len(camera) == 1 and all(part.dim() == dims for part, dims in parts.values())
     batch = max(len(camera), *(len(part) if part.dim() > dims else 1 for part, dims in parts.values()))
     points, turns, spreads, opaque, paint = (_rows(part, dims, batch, name) for name, (part, dims) in parts.items())
-    module = _load(backend, means)
+    module = load(__name__, BACKENDS, backend, choose(means.device, means.dtype))
     views = tuple(_rows(part, dims, batch, "camera") for part, dims in ((camera.pose, 2), (camera.focal, 1), (camera.center, 1)))
     seen = tuple(part.detach().to(means) for part in views)
     drawn = Splatted(*getattr(module, "splat", partial(_splat, module, deep))((points, turns, spreads, opaque, paint), seen, size))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from vivavoce.render.backends import floats
 from vivavoce.render.threads import kernels
 
 from . import numba_compositing, numba_projection
@@ -17,20 +16,14 @@ from .contract import Projected
 MOMENTS = numba_compositing.MOMENTS
 
 
-def _array(part: Tensor) -> NDArray[np.float32]:
-    if part.device.type != "cpu" or part.dtype != torch.float32:
-        raise TypeError(f"the numba back end takes float32 on the CPU, not {part.dtype} on {part.device}")
-    return part.detach().contiguous().numpy()
-
-
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parts: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         means, quaternions, scales, opacities, view, focal, center, size = parts
         batch, count = means.shape[:2]
         out = tuple(torch.empty(batch, count, *shape) for shape in ((2,), (3,), (), (2,)))
-        flat = tuple(_array(part).reshape(batch * count, *part.shape[2:]) for part in (means, quaternions, scales, opacities))
-        camera = tuple(_array(part) for part in (view, focal, center))
+        flat = tuple(floats(part).reshape(batch * count, *part.shape[2:]) for part in (means, quaternions, scales, opacities))
+        camera = tuple(floats(part) for part in (view, focal, center))
         if count:
             with kernels():
                 numba_projection.project(flat, *camera, size, tuple(part.numpy().reshape(batch * count, *part.shape[2:]) for part in out))
@@ -44,7 +37,7 @@ class _Project(torch.autograd.Function):
         (conics,) = ctx.saved_tensors
         batch, count = conics.shape[:2]
         out = tuple(torch.empty(batch, count, length) for length in (3, 4, 3))
-        pull = tuple(_array(part).reshape(batch * count, *part.shape[2:]) for part in pulls[:3])
+        pull = tuple(floats(part).reshape(batch * count, *part.shape[2:]) for part in pulls[:3])
         if count:
             with kernels():
                 numba_projection.project_grad(
@@ -60,8 +53,8 @@ class _Composite(torch.autograd.Function):
         means2d, conics, opacities, features, depths, extents, (height, width) = parts
         batch, channels = len(means2d), (0,) * features.shape[-1]
         image, through = torch.empty(batch, len(channels), height, width), torch.empty(batch, height, width)
-        splats = _array(torch.cat((means2d, conics, opacities[..., None], extents[..., 1:]), -1))
-        paint, near, half = _array(features), _array(depths), _array(extents)
+        splats = floats(torch.cat((means2d, conics, opacities[..., None], extents[..., 1:]), -1))
+        paint, near, half = floats(features), floats(depths), floats(extents)
         lists = []
         for b in range(batch):
             order = numba_compositing.depth_order(near[b], half[b])
@@ -77,7 +70,7 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
         image, through = ctx.saved_tensors
-        to_image, to_through = _array(pulls[0]), _array(pulls[1])
+        to_image, to_through = floats(pulls[0]), floats(pulls[1])
         channels = (0,) * image.shape[1]
         grad = torch.empty(*ctx.splats.shape[:2], MOMENTS + len(channels))
         for b in range(len(image)):

@@ -14,13 +14,14 @@ its edge pixels outside.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 from torch import Tensor, as_tensor  # not torch itself: the back end of that name is an attribute of this package
+
+from vivavoce.render.backends import installed, load
+
+BACKENDS = ("torch", "numba")
 
 
 class Warped(NamedTuple):
@@ -30,19 +31,9 @@ class Warped(NamedTuple):
     alpha: Tensor  # [B,1,H,W] 1 where a triangle was drawn, else 0
 
 
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
-
-
 def _backend(name: str, like: Tensor) -> ModuleType:
-    """The back end's module; raises ValueError for an unknown name or one that cannot run here."""
-    if name not in ("auto", "numba", "torch"):
-        raise ValueError(f"no back end {name!r}: auto, numba or torch")
-    here = like.device.type == "cpu" and _has_numba()
-    if name == "numba" and not here:
-        raise ValueError("the numba back end needs CPU tensors and numba installed; use backend='torch'")
-    return importlib.import_module(f"{__name__}.{'numba' if here and name != 'torch' else 'torch'}")
+    best = "numba" if like.device.type == "cpu" and installed("numba") else "torch"  # of any type: numba makes float32 of it
+    return load(__name__, BACKENDS, name, best)
 
 
 def warp(
