@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -56,7 +57,9 @@ def register(*, family: str, paper: str, origin: str, license: str) -> Callable[
     return enter
 
 
+@cache
 def _modules() -> dict[str, str]:
+    """Every method's name and module, read once: entry points are a walk through all that is installed. `cache_clear` forgets."""
     import vivavoce.methods as package
 
     own = {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
