@@ -18,15 +18,17 @@ from vivavoce.types import InputError
 METHODS = ["er_nerf", "geneface", "r2_talker", "rad_nerf"]
 
 
-def some_net(parts: int, gates: bool, bend: bool, hidden: int = 24, inside: int = 20) -> tuple[shade.Net, list[Tensor], Tensor, Tensor]:
+def some_net(
+    parts: int, gates: bool, bend: bool, hidden: int = 24, inside: int = 20, width: int = 18
+) -> tuple[shade.Net, list[Tensor], Tensor, Tensor]:
     """A net, features, views and rays of 150 points; widths that are no powers of two."""
     draw = torch.Generator().manual_seed(0)
 
     def make(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw) / (shape[-1] ** 0.5 if len(shape) > 1 else 4)
 
-    widths = [18, 7][:parts]
-    gate = shade.Gates(make(12, 18), make(hidden, 12), make(5, 18), make(2, 5), make(hidden, 2)) if gates else None
+    widths, listen, see = [width, 7][:parts], hidden // 2, inside // 4
+    gate = shade.Gates(make(listen, width), make(hidden, listen), make(see, width), make(2, see), make(hidden, 2)) if gates else None
     net = shade.Net(
         tuple(make(hidden, width) for width in widths), make(hidden), make(hidden, hidden), make(hidden), 1.5, make(inside, hidden),
         make(3, inside), make(hidden) if bend else None, gate,
@@ -71,7 +73,7 @@ def test_the_kernels_are_the_oracle() -> None:
 def test_the_kernels_are_the_oracle_for_a_whole_frame() -> None:
     """As many points as a picture has, and the widths of the full presets."""
     for parts, gates, bend in ((1, True, False), (1, False, True), (2, False, False)):
-        net, features, views, ray = some_net(parts, gates, bend, 64, 64)
+        net, features, views, ray = some_net(parts, gates, bend, 64, 64, 36)
         net, views, ray = _there(net, "cuda"), views.cuda(), ray.cuda().repeat(10_000)
         features = [part.cuda().repeat(10_000, 1) for part in features]
         wanted, found = (shade.colours(net, views, backend)(features, ray) for backend in ("torch", "triton"))

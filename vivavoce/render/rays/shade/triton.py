@@ -10,7 +10,7 @@ from . import triton_kernels
 from .contract import BEYOND, MOST, Net
 
 BLOCK, WARPS = 128, 4  # points and warps a program: four warps multiply together, and eight were a quarter slower
-LEAST = 16  # rows and columns of a product of a tensor core
+LEAST = 32  # rows and columns of a product: 16 columns are wrong on Hopper, see the kernels
 
 
 def _wide(count: int) -> int:
@@ -22,6 +22,10 @@ def _packed(weight: Tensor) -> Tensor:  # [out,in] -> [wide in,wide out] float16
     whole = weight.new_zeros(_wide(columns), _wide(rows), dtype=torch.float16)
     whole[:columns, :rows] = weight.t()
     return whole
+
+
+def _rows(weight: Tensor) -> Tensor:  # [out,in] -> [out,wide in] float32
+    return torch.nn.functional.pad(weight.float(), (0, _wide(weight.shape[1]) - weight.shape[1])).contiguous()
 
 
 def _row(values: Tensor, wide: int) -> Tensor:  # [K] -> [wide] float32
@@ -43,7 +47,7 @@ class Colours:
         self.views = torch.nn.functional.pad(views, (0, inside - views.shape[1])).to(torch.float16)
         self.weights = (
             first[0], first[-1], _row(net.bias, hidden), *gates, _packed(net.second), bend, _row(net.solid, hidden), _packed(net.tint),
-            _packed(net.last),
+            _rows(net.last),
         )  # fmt: skip
         one, two = net.first[0].shape[1], net.first[1].shape[1] if len(net.first) > 1 else 0
         self.shift, self.widths = net.shift, [one, two][: len(net.first)]
@@ -69,7 +73,7 @@ class Colours:
 
 class Coordinates:
     def __init__(self, first: Tensor, bias: Tensor, second: Tensor, third: Tensor) -> None:
-        self.weights = (_packed(first), _row(bias, _wide(len(bias))), _packed(second), _packed(third))
+        self.weights = (_packed(first), _row(bias, _wide(len(bias))), _packed(second), _rows(third))
         (_, one), middle, self.out = first.shape, len(second), len(third)
         self.shape = {"ONE": one, "WIDE": _wide(one), "HIDDEN": _wide(len(bias)), "INSIDE": _wide(middle), "OUT": self.out}
 

@@ -1,4 +1,7 @@
-"""Triton kernels: the networks of a frame for BLOCK points at a time. Weights lie [in,out], padded with zeros to powers of two."""
+"""Triton kernels: the networks of a frame for BLOCK points at a time. Weights lie [in,out], padded with zeros to powers of two.
+
+A product of 64 rows and 16 columns came out wrong on an H200 (Triton 3.6) and read beyond its memory: no product is that narrow here.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ def _relu(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _sum(x, weights, COLUMN: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One column of a last layer: as a product of 16 columns it came out wrong on an H200 (Triton 3.6), and read beyond its memory."""
-    return tl.sum(x * tl.load(weights + tl.arange(0, WIDE) * 16 + COLUMN).to(tl.float32)[None, :], 1)
+def _sum(x, weights, row, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One number of a last layer, whose weights lie [out,in]: too few for a product of tensor cores."""
+    return tl.sum(x * tl.load(weights + row * WIDE + tl.arange(0, WIDE))[None, :], 1)
 
 
 @triton.jit
