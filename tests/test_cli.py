@@ -10,6 +10,7 @@ import pytest
 
 from vivavoce import __version__, assets, cli, registry
 from vivavoce.catalogue import CATALOGUE
+from vivavoce.cli import screen
 from vivavoce.cli.run import given
 
 
@@ -99,6 +100,55 @@ def test_what_is_missing_or_of_the_wrong_kind(words: list[str], told: str, capsy
     code, out, err = call(capsys, *words)
     assert code == 2 and not out
     assert told in one_line(err)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "a.png", "--size", "large"], "--size wants a whole number, not 'large'; see"),
+        (["prepare", "a.mp4", "--size", "1.5"], "--size wants a whole number, not '1.5'; see"),
+        (
+            ["run", "a.png", "--eyes", "shut"],
+            "invalid choice 'shut' for argument '--eyes'. Expected one of ('source', 'fixed', 'blink').; see",
+        ),
+        (["run", "a.png", "--audio"], "nothing is given for --audio; see"),
+        (["run", "a.png", "b.png"], "too many words: b.png; see"),
+        (["run", "-a.png"], "write ./-a.png"),
+        (["run", "--a.png"], "write ./--a.png"),
+    ],
+)
+def test_wrong_words_on_a_terminal_and_off_it(
+    terminal: bool, words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No colours, no box, no words of Python's; a file whose name begins with a dash is told from an option."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("-a.png", "--a.png"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    line = one_line(err)
+    assert told in line and not set(line) & set("\x1b│─╭╰") and "---" not in line and "int()" not in line
+
+
+def test_names_with_brackets_and_colons_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "run", "me [b] [/x] :x:.png", "--audio", "a.wav")
+    assert code == 2 and "me [b] [/x] :x:.png: no such file" in one_line(err)
+    table = screen.grid("name", "what to do")
+    table.add_row("me [b]", "run: pip install 'vivavoce[serve]' :x:")
+    screen.out.print(table)
+    shown = capsys.readouterr().out
+    assert "me [b]" in shown and "'vivavoce[serve]' :x:" in shown
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "{}.png", "--audio", "a.wav"), ("prepare", "{}.mp4"), ("eval", "{}"), ("train", "egs_talker", "{}")]
+)
+def test_a_name_too_long_is_no_fault_of_ours(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, *(word.format("z" * 300) for word in words))
+    assert code == 2 and "name too long" in one_line(err)
 
 
 def test_a_fault_of_ours_leaves_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

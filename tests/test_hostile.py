@@ -63,6 +63,12 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
+def patched(path: Path, at: int, number: int, count: int) -> Path:
+    """A file with one number of its head changed."""
+    data = path.read_bytes()
+    return written(path, data[:at] + number.to_bytes(count, "little") + data[at + count :])
+
+
 def pipe(path: Path) -> Path:
     os.mkfifo(path)
     return path
@@ -125,12 +131,15 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "text named wav": (lambda at: say(face(at), text(at / "text.wav")), "text.wav"),
     "folder for sound": (lambda at: say(face(at), folder(at / "sounds")), "folder"),
     "film without sound": (lambda at: say(face(at), make.video(at / "mute.mp4", 5, with_sound=False)), "mute.mp4"),
+    "200 channels": (lambda at: say(face(at), patched(voice(at), 22, 200, 2)), "200 channels"),
+    "2 GHz": (lambda at: say(face(at), patched(voice(at), 24, 2**31 - 1, 4)), "Hz"),
     "picture for sound": (lambda at: say(face(at), face(at, "other.png")), "other.png"),
     "pipe for sound": (lambda at: say(face(at), pipe(at / "pipe.wav")), "pipe.wav"),
     # where to
     "unknown ending": (lambda at: say(*pair(at), "--out", "out/said.doc"), "said.doc"),
     "no ending": (lambda at: say(*pair(at), "--out", "out/said"), "said"),
     "onto the source": (lambda at: say(film(at), voice(at), "--out", str(at / "film.mp4")), "input itself"),
+    "preview onto the source": (lambda at: say(face(at, "said-preview.png"), voice(at), "--out", str(at / "said.mp4")), "input itself"),
     "onto the sound": (lambda at: say(face(at), film(at), "--out", str(at / "film.mp4")), "input itself"),
     "onto a folder": (lambda at: say(*pair(at), "--out", str(folder(at / "said.mp4"))), "said.mp4"),
     "through a file": (lambda at: say(*pair(at), "--out", str(face(at, "f.png") / "said.mp4")), "said.mp4"),
@@ -142,6 +151,9 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "untrained method": (lambda at: say(*pair(at), "--renderer", "egs_talker"), "vivavoce train"),
     "unknown device": (lambda at: say(*pair(at), "--device", "tpu"), "--device tpu"),
     "size below nothing": (lambda at: say(*pair(at), "--size", "-5"), "--size"),
+    "seed of a galaxy": (lambda at: say(*pair(at), "--seed", str(2**62)), "--seed"),
+    "device of no number": (lambda at: say(*pair(at), "--device", "cpu:x"), "--device cpu:x"),
+    "size of a stamp": (lambda at: say(*pair(at), "--size", "70"), "--size"),
     "size of a continent": (lambda at: say(*pair(at), "--size", "9000000"), "--size"),
     "blocks of nothing": (lambda at: say(*pair(at), "--block", "-1"), "--block"),
     "words of nothing": (lambda at: ["run", str(face(at)), "--text", "...", "--out", "out/said.mp4"], "nothing to say"),
@@ -252,7 +264,7 @@ def test_pictures_that_are_taken(name: str, tmp_path: Path, capsys: pytest.Captu
     frames, found, heard = shown(out)
     assert (frames, found) == (5, size)
     assert 0.1 < heard < 0.35
-    with Image.open(out.with_suffix(".png")) as preview:
+    with Image.open(out.with_name("o ü-preview.png")) as preview:
         assert preview.height in (size[0], size[0] - 1)
     assert not [p for p in tmp_path.iterdir() if "part" in p.name]
 
@@ -311,6 +323,17 @@ def test_films_that_are_taken(name: str, tmp_path: Path, capsys: pytest.CaptureF
         assert abs(about["frames"] - expected) <= 1
     assert len(np.load(tmp_path / "me" / "landmarks.npy")) == about["frames"]
     assert len(list((tmp_path / "me" / "ori_imgs").glob("*.jpg"))) == about["frames"]
+
+
+def test_a_portrait_is_left_alone_and_its_film_is_as_large_as_asked(tmp_path: Path, asset: Callable[[str], Path]) -> None:
+    """`run me.png --out me.mp4`: the picture beside the film does not take the portrait's name."""
+    for needed in ("face_landmarker", "whisper_tiny_en"):
+        asset(needed)
+    me = face(tmp_path, "me.png")
+    before, out = me.read_bytes(), tmp_path / "me.mp4"
+    assert cli.main(["run", str(me), "--audio", str(make.wav(tmp_path / "v.wav", 0.1)), "--out", str(out), "--size", "300"]) == 0
+    assert me.read_bytes() == before and (tmp_path / "me-preview.png").is_file()
+    assert shown(out)[1] == (300, 300)
 
 
 def test_two_faces_are_told_apart(tmp_path: Path, asset: Callable[[str], Path]) -> None:

@@ -143,7 +143,7 @@ def test_no_frames_outlive_their_block(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(FaceWarp, "render", render)
     run.speak(picture, hostile.wav(tmp_path / "a.wav", 2.0), tmp_path / "said.mp4", run.Options(block=4))
     assert len(made) == 14 and max(alive) == 0
-    assert read_image(tmp_path / "said.png").shape == (SIZE, run.PREVIEW * SIZE, 3)
+    assert read_image(tmp_path / "said-preview.png").shape == (SIZE, run.PREVIEW * SIZE, 3)
 
 
 def command(source: Path, audio: Path, out: Path) -> list[str]:
@@ -165,5 +165,5 @@ def test_killed_then_the_same_command_gives_the_same_film(trained: Path, tmp_pat
     assert process.wait() == -signal.SIGKILL and part.is_file() and not cut.exists()
     subprocess.run(command(trained, audio, cut), check=True, env=env, stdout=subprocess.DEVNULL)
     assert cut.read_bytes() == whole.read_bytes()
-    assert cut.with_suffix(".png").read_bytes() == whole.with_suffix(".png").read_bytes()
-    assert sorted(p.name for p in cut.parent.iterdir()) == ["said.mp4", "said.png"]
+    assert cut.with_name("said-preview.png").read_bytes() == whole.with_name("whole-preview.png").read_bytes()
+    assert sorted(p.name for p in cut.parent.iterdir()) == ["said-preview.png", "said.mp4"]

@@ -111,7 +111,7 @@ def test_an_order_becomes_a_film_that_says_what_it_is(client: TestClient, jobs: 
     strip = Image.open(io.BytesIO(client.get(f"/api/jobs/{name}/preview").content))
     assert strip.height == SIZE and strip.width >= 2 * SIZE
     folder = jobs.folder / name
-    assert {p.name for p in folder.iterdir()} == {"source.png", "sound", "film.mp4", "film.png", "job.json"}
+    assert {p.name for p in folder.iterdir()} == {"source.png", "sound", "film.mp4", "film-preview.png", "job.json"}
     assert {p.name for p in jobs.folder.iterdir()} == {name} and not list(tmp_path.parent.glob("evil*"))
     kept = json.loads((folder / "job.json").read_text())
     assert kept["consent"] and kept["options"]["seed"] == 3 and kept["options"]["eyes"] == "fixed" and len(kept["inputs"]) == 2

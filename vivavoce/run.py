@@ -74,9 +74,9 @@ def pick_device(wanted: str = "auto") -> str:
     """`auto`: CUDA when it is there, else the CPU. Raises InputError for a device that is not there."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = wanted.split(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
+    kind, _, number = wanted.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if not (number or "0").isdecimal() or int(number or 0) >= there.get(kind, 0):
         raise InputError(f"--device {wanted}", "not on this machine", "see: vivavoce doctor")
     return wanted
 
@@ -136,12 +136,11 @@ def speak(
     options, out, audio = options or Options(), Path(out), Path(audio)
     if out.suffix.lower() not in {".mp4", ".mov", ".mkv"}:
         raise InputError(out, "unknown kind of video file", "name it .mp4, .mov or .mkv")
-    if any(p.exists() and out.exists() and p.resolve() == out.resolve() for p in (Path(source), audio)):
-        raise InputError(out, "is the input itself", "choose another --out")
-    heard = _check(Path(source), audio, options)
+    report = Report(out, out.with_name(f"{out.stem}-preview.png"), 0)
+    heard = _check(Path(source), audio, options, (out, report.preview))
     begun = time.perf_counter()
     talker, size, notes = build(source, options)
-    report = Report(out, out.with_suffix(".png"), 0, {"load": time.perf_counter() - begun}, notes)
+    report.notes, report.seconds["load"] = notes, time.perf_counter() - begun
     total = max(1, round(heard * FPS))
     kept: list[np.ndarray] = []  # uint8 [H,W,3] each
     keep_at = set(torch.linspace(0, total - 1, PREVIEW + 2).long().tolist()[1:-1])
@@ -159,10 +158,19 @@ def speak(
     return report
 
 
-def _check(source: Path, audio: Path, options: Options) -> float:  # -> s
-    """How long the sound lasts; raises InputError for files or options of no use, before anything slow begins."""
+def _check(source: Path, audio: Path, options: Options, made: Iterable[Path]) -> float:  # -> s
+    """How long the sound lasts; raises InputError for files or options of no use, before anything slow begins.
+
+    `made`: what will be written, and must not be what is read.
+    """
     if not source.exists():
         raise InputError(source, "no such file or folder", "check the name")
+    inputs = [p for p in (source, audio, *map(Path, (options.drive, options.pose, options.background))) if p.is_file()]
+    for path in made:
+        if path.exists() and any(path.samefile(p) for p in inputs):
+            raise InputError(path, "is the input itself", "choose another --out")
+    if abs(options.seed) >= 2**31:
+        raise InputError(f"--seed {options.seed}", "is too large a number", f"choose from 0 to {2**31 - 1}")
     if options.block < 0:
         raise InputError(f"--block {options.block}", "is not a number of frames", "give 1 or more, or 0 for the usual")
     if options.size and not SMALLEST <= options.size <= LARGEST:
@@ -242,11 +250,11 @@ def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
         if not pictures:
             raise InputError(path, "neither a person folder nor a trained run", "run: vivavoce prepare VIDEO")
         notes.append(f"no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker {path}")
-        return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path))
+        return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path), options.size)
     if path.suffix.lower() in PICTURES:
-        return Portrait(path, face=options.face)
+        return Portrait(path, face=options.face, longest=options.size)
     notes.append(f"no trained run of this video: speaking from its best frame; for full quality run: vivavoce prepare {path} and train")
-    return Portrait.of_video(path)
+    return Portrait.of_video(path, options.size)
 
 
 def _talker(

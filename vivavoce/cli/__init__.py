@@ -18,6 +18,9 @@ from vivavoce.cli.words import parse
 from vivavoce.types import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # however a disk says so
+PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # no fault of ours, wherever it shows
+
+GOES_ON = ("prepare", "train")  # these keep what is done
 
 VERBS: dict[str, tuple[type[Any], Callable[..., Any]]] = {
     "prepare": (prepare.Prepare, prepare.do),
@@ -52,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words[0], words[1:])
     except KeyboardInterrupt:
-        err.print("vivavoce: stopped; the same command goes on where it was")
+        err.print("vivavoce: stopped" + ("; the same command goes on where it was" if words[0] in GOES_ON else ""))
         return 130
     except SystemExit as stop:  # tyro has printed its help
         return int(stop.code or 0) if isinstance(stop.code, int | None) else 2
@@ -64,12 +67,14 @@ def _failed(error: Exception) -> int:
     """One line: what is wrong with the input, or where the report of a fault of ours lies. The exit code."""
     if isinstance(error, OSError) and error.errno in FULL:
         error = InputError(error.filename or "the disk", "is full", "make room and run the same command again")
+    if isinstance(error, OSError) and error.errno in PLACE and error.filename:
+        error = InputError(error.filename, (error.strerror or "cannot be used").lower(), "choose another place or name")
     if isinstance(error, InputError):
-        err.print(f"vivavoce: {' '.join(str(error).split())}", style="red", markup=False)
+        err.print(f"vivavoce: {' '.join(str(error).split())}", style="red")
         return 2
     with tempfile.NamedTemporaryFile("w", prefix="vivavoce-", suffix=".log", delete=False) as log:
         log.writelines(traceback.format_exception(error))
-    err.print(f"vivavoce: a fault of ours ({type(error).__name__}: {error}); details: {log.name}", style="red", markup=False)
+    err.print(f"vivavoce: a fault of ours ({type(error).__name__}: {error}); details: {log.name}", style="red")
     return 1
 
 

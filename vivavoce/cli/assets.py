@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vivavoce.cli.screen import grid, out
+from vivavoce.cli.screen import grid, out, said
 from vivavoce.cli.words import Names
 
 
@@ -29,7 +29,7 @@ def do(o: Assets) -> int:
     if o.action == "fetch":
         for name in o.names or DEFAULT:
             path = assets.fetch(name, offline=o.offline or None, commercial_only=o.commercial_only or None, again=o.again)
-            out.print(f"{name}: {path}", markup=False, highlight=False)
+            out.print(f"{name}: {path}", highlight=False)
         return 0
     for name in o.names:
         assets.asset(name)
@@ -37,16 +37,16 @@ def do(o: Assets) -> int:
         table = grid("name", "licence of the weights", "commercial use", "what for")
         for asset in assets.licenses(o.commercial_only or None):
             if not o.names or asset.name in o.names:
-                table.add_row(asset.name, asset.license, "yes" if asset.commercial else "[red]no[/]", asset.what)
+                table.add_row(asset.name, asset.license, "yes" if asset.commercial else said("no", "red"), asset.what)
         out.print(table)
         return 0
-    table = grid("name", "", "MB", "commercial use", "what for", "where")
     states = assets.verify(o.names or None) if o.action == "verify" else assets.listing()
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    for s in states:
+    for s in states:  # no table: it would cut the paths
         a = s.asset
         if (not o.names or a.name in o.names) and (a.commercial or not o.commercial_only):
-            mark = f"[{colours[s.state]}]{s.state}[/]"
-            table.add_row(a.name, mark, f"{a.size / 1e6:.1f}", "yes" if a.commercial else "[red]no[/]", a.what, s.text or str(s.path or ""))
-    out.print(table)
+            size = f", {a.size / 1e6:.1f} MB" if a.size else ""
+            out.print(f"{a.name:<28}", said(s.state, colours[s.state]), size, "" if a.commercial else ", no commercial use", sep="")
+            for text in filter(None, (a.what, s.text or str(s.path or ""))):
+                out.print(f"    {text}", highlight=False)
     return int(o.action == "verify" and any(s.state == "broken" for s in states))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vivavoce.cli.screen import grid, out
+from vivavoce.cli.screen import grid, out, said
 
 
 @dataclass
@@ -18,6 +18,6 @@ def do(o: Doctor) -> int:
     findings = examine()
     table = grid("area", "", "finding", "what to do")
     for f in findings:
-        table.add_row(f.area, "[green]ok[/]" if f.ok else "[red]no[/]", f.text, f.remedy)
+        table.add_row(f.area, said("ok", "green") if f.ok else said("no", "red"), f.text, f.remedy)
     out.print(table)
     return 0

@@ -60,7 +60,7 @@ def do(o: Eval) -> None:
     single = Path(o.runs[0]) if len(o.runs) == 1 and Path(o.runs[0]).is_dir() else Path("eval")
     written = evaluate.write(results, o.out or single, o.apart, o.pictures)
     for block in evaluate.blocks(results):
-        out.print(f"{block.person}, {block.version}: {block.protocol}", markup=False, highlight=False)
+        out.print(f"{block.person}, {block.version}: {block.protocol}", highlight=False)
         table = grid("method", *(evaluate.BY_KEY[k].title for k in SHOWN))
         for row in block.rows:
             table.add_row(
@@ -68,5 +68,5 @@ def do(o: Eval) -> None:
             )
         out.print(table)
     for note in evaluate.notes(results):
-        out.print(f"  {note}", markup=False, highlight=False)
-    out.print(f"written: {' '.join(map(str, written))}", markup=False, highlight=False)
+        out.print(f"  {note}", highlight=False)
+    out.print(f"written: {' '.join(map(str, written))}", highlight=False)

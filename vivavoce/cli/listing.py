@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from rich.markup import escape
-
-from vivavoce.cli.screen import grid, out
+from vivavoce.cli.screen import grid, out, said
 from vivavoce.cli.words import Name
 
 
@@ -33,7 +31,7 @@ def do(o: List) -> None:
         for f in dataclasses.fields(card.config):
             table.add_row(f.name, *(str(getattr(c, f.name)) for c in configs))
         for line in (card.summary, f"paper: {card.paper}", f"original: {card.origin} ({card.license})"):
-            out.print(line, markup=False, highlight=False)
+            out.print(line, highlight=False)
         out.print(table)
         return
     cards = [registry.find(name) for name in registry.names()]
@@ -55,10 +53,10 @@ def _data(markdown: bool) -> None:
         _table(head, [(f"`{one.name}`", f"`{one.expects}`", one.identity, one.split, one.terms) for one in LAYOUTS.values()])
         return
     for one in LAYOUTS.values():  # no table: it would cut the paths
-        out.print(f"[bold]{one.name:<11}[/]{escape(one.expects)}", highlight=False)
-        out.print(f"{'':<11}a person is: {one.identity}; split: {one.split}; terms: {one.terms}", highlight=False, markup=False)
+        out.print(said(f"{one.name:<11}", "bold") + one.expects, highlight=False)
+        out.print(f"{'':<11}a person is: {one.identity}; split: {one.split}; terms: {one.terms}", highlight=False)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in (head, ("---",) * len(head), *rows):
-        out.print("| " + " | ".join(row) + " |", markup=False, highlight=False)
+        out.print("| " + " | ".join(row) + " |", highlight=False)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.markup import escape
 
-from vivavoce.cli.screen import bar, err, grid, out
+from vivavoce.cli.screen import bar, err, grid, out, said
 from vivavoce.cli.words import Number, Place, Word
 from vivavoce.types import InputError
 
@@ -103,7 +102,7 @@ def shown(made: Made) -> None:
     if made.broken:
         err.print(f"vivavoce: {len(made.broken)} of {made.index['clips']} clips are of no use: {made.folder / 'broken.csv'}", style="red")
     size = f"{len(made.index['shards'])} shards, {made.index['bytes'] / 2**20:.0f} MB; terms: {made.index['terms']}"
-    out.print(f"prepared {made.folder}: {size}", highlight=False, markup=False)
+    out.print(f"prepared {made.folder}: {size}", highlight=False)
 
 
 def _one(video: Path, folder: Path | None, options: dict[str, Any]) -> None:
@@ -123,7 +122,7 @@ def _one(video: Path, folder: Path | None, options: dict[str, Any]) -> None:
         made = prepare(video, folder, progress=report, **options)
     out.print(f"prepared {made}")
     if (made / "report.html").is_file():
-        out.print(f"report: {made / 'report.html'}: {summary(Folder(made))}", highlight=False, markup=False)
+        out.print(f"report: {made / 'report.html'}: {summary(Folder(made))}", highlight=False)
 
 
 def _several(o: Prepare, videos: Sequence[Path], options: dict[str, Any]) -> int:
@@ -160,8 +159,8 @@ def _several(o: Prepare, videos: Sequence[Path], options: dict[str, Any]) -> int
             found = prepare_many(videos, o.folder, o.jobs, report, **options)
     table = grid("video", "frames", "seconds", "folder, or what is wrong")
     for one in found:
-        said = f"[red]{escape(one.error)}[/]" if one.error else escape(one.folder)
-        table.add_row(escape(Path(one.video).name), str(one.frames or ""), f"{one.seconds:.0f}", said)
+        end = said(one.error, "red") if one.error else one.folder
+        table.add_row(Path(one.video).name, str(one.frames or ""), f"{one.seconds:.0f}", end)
     out.print(table)
     failed = [one for one in found if one.error]
     if failed:

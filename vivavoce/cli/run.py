@@ -21,11 +21,11 @@ class Run:
     source: Source  # picture, video, person folder, run folder, or a sample of: vivavoce assets list
     audio: File = None  # what to say: any audio or video file, or a sample of: vivavoce assets list
     text: str = ""  # what to say, in words (needs the extra: pip install 'vivavoce[tts]')
-    out: Path = Path("out.mp4")  # .mp4, .mov or .mkv; a preview picture goes beside it
+    out: Path = Path("out.mp4")  # .mp4, .mov or .mkv; a picture, NAME-preview.png, goes beside it
     renderer: str = "face_warp"  # method for a portrait, or a run folder
     generator: str = ""  # speech -> motion, or a run folder; "": one trained beside it, or shipped
     drive: str = ""  # what moves the face in place of a generator: a person folder, a film, or a .npy or .mat file of coefficients
-    size: int = 0  # longest side, px; 0: as trained, or as the picture
+    size: int = 0  # longest side of the film, px; 0: as trained, or as the picture (at most 1920)
     face: int = 0  # which face of a portrait, from the left; 0: the only one
     pose: str = "source"  # of the head: source, generator, fixed, or a file (transforms_*.json, .npy)
     eyes: Literal["source", "fixed", "blink"] = "source"  # as in the video, open, or open with a blink now and then
@@ -49,7 +49,7 @@ def do(o: Run) -> None:
     if o.audio is None:
         from vivavoce.tts import say
 
-        audio = say(o.text, o.out.with_suffix(".wav"))
+        audio = say(o.text, o.out.with_name(f"{o.out.stem}-voice.wav"))
     else:
         audio = given(o.audio)
     known = {f.name for f in dataclasses.fields(Options)}

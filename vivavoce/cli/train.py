@@ -91,7 +91,7 @@ def _prepared(card: Card, config: Any, data: Sequence[str]) -> list[Path]:
         while whole(place) is None and os.environ.get("RANK", "0") != "0":
             time.sleep(1)
         if whole(place) is None:
-            out.print(f"{one} is not prepared yet: its faces go to {place}", highlight=False, markup=False)
+            out.print(f"{one} is not prepared yet: its faces go to {place}", highlight=False)
             shown(faces_of(one, place, None, side, None))
     return places
 

@@ -49,11 +49,31 @@ def parse(kind: Any, words: Sequence[str], prog: str, more: bool = False, defaul
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()]
-        text = " ".join(line for line in lines if line).partition(" For full helptext")[0]
-        cause = re.sub(r"^(Parsing error|Missing argument|Required options) ─* ?|^Value error |^Invalid choice ", "", text)
-        cause = re.sub(r"Missing from .*?:", "missing:", cause.partition(" Argument helptext")[0]).replace(" (required)", "")
-        raise InputError(prog, cause, f"see: {prog} --help") from None
+        raise InputError(prog, _cause(said.getvalue(), words), f"see: {prog} --help") from None
+
+
+# tyro's box in either alphabet, the colours that it has on a terminal, its title, and what it says in a programmer's words
+COLOUR, EDGE = re.compile(r"\x1b\[[0-9;]*m"), re.compile(r"^[╭╰+][─-]+ ?|[─-]*[╮╯+]$|^[│|]|[│|]$")
+HEAD = re.compile(r"^(Parsing error|Value error|Missing argument|Required options|Invalid choice|Unrecognized options) ")
+PLAINER = (
+    (r" (For full|Argument) helptext.*", ""),
+    (r"^Error parsing (\S+): .*invalid literal for int\(\) with base 10: ('.*')$", r"\1 wants a whole number, not \2"),
+    (r"^Error parsing (\S+): .*could not convert string to float: ('.*')$", r"\1 wants a number, not \2"),
+    (r"^Missing value for argument '(\S+)'\..*", r"nothing is given for \1"),
+    (r"^Unrecognized options: (.*)$", r"too many words: \1"),
+    (r"^Missing from .*?:", "missing:"),
+    (r" \(required\)", ""),
+)
+
+
+def _cause(said: str, words: Sequence[str]) -> str:
+    """What tyro tells in a box, as one line."""
+    lines = [EDGE.sub("", line.strip()).strip() for line in COLOUR.sub("", said).splitlines()]
+    text = HEAD.sub("", " ".join(line for line in lines if line.strip("─-")))
+    for pattern, plain in PLAINER:
+        text = re.sub(pattern, plain, text)
+    dashed = [word for word in words if word.startswith("-") and Path(word).exists()]
+    return f"{text}: write ./{dashed[0]} for the file of that name" if dashed else text
 
 
 def spelled(kinds: Sequence[Any], words: Sequence[str], prog: str) -> None:
@@ -66,4 +86,5 @@ def spelled(kinds: Sequence[Any], words: Sequence[str], prog: str) -> None:
         option = word.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option != "--" and option not in known:
             near = difflib.get_close_matches(option, known, 1)
-            raise InputError(f"{prog} {option}", "no such option", f"did you mean {near[0]}?" if near else f"see: {prog} --help")
+            other = f"for the file of that name write ./{word}" if Path(word).exists() else f"see: {prog} --help"
+            raise InputError(f"{prog} {option}", "no such option", f"did you mean {near[0]}?" if near else other)

@@ -33,18 +33,19 @@ class Portrait:
     Args:
         picture: a file, or uint8 [H,W,3].
         face: which face, counted from the left, 1 being the first; 0 when there is only one to choose.
+        longest: side to which it is reduced or enlarged, px; 0: as it is, at most 1920.
         name: what to call the picture in errors, when it is not a file.
     Raises:
         InputError: no face, several and none chosen, a face too small.
     """
 
-    def __init__(self, picture: str | Path | Any, face: int = 0, name: str = "") -> None:
+    def __init__(self, picture: str | Path | Any, face: int = 0, name: str = "", longest: int = 0) -> None:
         given = read_image(picture) if isinstance(picture, str | Path) else np.asarray(picture)
         self.name = name or str(picture)
         image = torch.from_numpy(np.ascontiguousarray(given)).permute(2, 0, 1)[None].float() / 255
-        if max(image.shape[-2:]) > LONGEST:
-            scale = LONGEST / max(image.shape[-2:])
-            height, width = (round(s * scale) for s in image.shape[-2:])
+        scale = (longest or min(LONGEST, max(given.shape[:2]))) / max(given.shape[:2])
+        if scale != 1:
+            height, width = (max(1, round(s * scale)) for s in given.shape[:2])
             image = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
         self.picture = image  # [1,3,H,W]
         self.full = (image.shape[-2], image.shape[-1])
@@ -92,11 +93,12 @@ class Portrait:
             raise InputError(self.name, f"{len(faces)} faces found", f"choose one, counted from the left: --face 1..{len(faces)}")
         chosen = ordered[face - 1] if face else max(faces, key=_area)
         if np.ptp(chosen.points[:, 0]) < SMALLEST:
-            raise InputError(self.name, f"the face is only {np.ptp(chosen.points[:, 0]):.0f} px wide", "use a larger picture")
+            cause = f"the face is only {np.ptp(chosen.points[:, 0]):.0f} px wide"
+            raise InputError(self.name, cause, "use a larger picture, or a larger --size")
         return chosen
 
     @classmethod
-    def best(cls, pictures: Iterable[str | Path | Any], name: str = "") -> Portrait:
+    def best(cls, pictures: Iterable[str | Path | Any], name: str = "", longest: int = 0) -> Portrait:
         """Of several (files or arrays) the one whose face is most frontal, with open eyes and a quiet mouth. Raises InputError: no face."""
         landmarker, top, chosen = Landmarker(), -1.0, None
         for picture in pictures:
@@ -106,12 +108,12 @@ class Portrait:
                     top, chosen = score, image
         if chosen is None:
             raise InputError(name or "pictures", "no face found in any frame looked at", "use a video that shows the face")
-        return cls(chosen, name=name)
+        return cls(chosen, name=name, longest=longest)
 
     @classmethod
-    def of_video(cls, path: str | Path) -> Portrait:
+    def of_video(cls, path: str | Path, longest: int = 0) -> Portrait:
         """The best frame of a video's first ten seconds."""
-        return cls.best(islice(video_frames(path), 0, 250, SAMPLED), str(path))
+        return cls.best(islice(video_frames(path), 0, 250, SAMPLED), str(path), longest)
 
 
 def _whole_pixels(where: Crop) -> Crop:

@@ -162,7 +162,11 @@ class _Track:
             self.resampler = av.AudioResampler("fltp", self.layout, self.rate, options=DOWNMIX)
         self.due = at + frame.samples / frame.sample_rate
         frame.pts = None  # the place is known here; the resampler is not to stretch or fill
-        return out + self._cut(self.resampler.resample(frame))
+        try:
+            return out + self._cut(self.resampler.resample(frame))
+        except av.error.FFmpegError as error:  # hundreds of channels, gigahertz
+            cause = f"sound of {frame.layout.nb_channels} channels at {frame.sample_rate} Hz cannot be used"
+            raise InputError(self.path, cause, CONVERT) from error
 
     def end(self) -> list[np.ndarray]:
         """What the resampler still holds."""

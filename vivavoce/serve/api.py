@@ -127,15 +127,15 @@ def _results(app: Any, jobs: Jobs) -> None:
 
     @app.get("/api/jobs/{name}/film", summary="The film, MP4", response_class=FileResponse)
     async def film(name: str) -> FileResponse:
-        return FileResponse(whole(name, ".mp4"), media_type="video/mp4", filename="vivavoce.mp4")
+        return FileResponse(whole(name, "film.mp4"), media_type="video/mp4", filename="vivavoce.mp4")
 
     @app.get("/api/jobs/{name}/preview", summary="A strip of frames of the film, PNG", response_class=FileResponse)
     async def preview(name: str) -> FileResponse:
-        return FileResponse(whole(name, ".png"), media_type="image/png", filename="vivavoce.png")
+        return FileResponse(whole(name, "film-preview.png"), media_type="image/png", filename="vivavoce.png")
 
-    def whole(name: str, ending: str) -> str:
+    def whole(name: str, file: str) -> str:
         job = jobs.get(name)
-        path = job.film.with_suffix(ending)
+        path = job.folder / file
         if job.state != "done" or not path.is_file():
             raise InputError("job", f"is {job.state}, it has no film", f"wait until /api/jobs/{job.id} says done")
         return str(path)
