@@ -14,8 +14,9 @@ from vivavoce import registry
 from vivavoce.face import points as face_points
 from vivavoce.face import pose, regions
 from vivavoce.methods.egs_talker import EgsTalker
-from vivavoce.nn.avatar import TREMBLE, pose_code
+from vivavoce.nn.avatar import TREMBLE
 from vivavoce.nn.perceptual import Perceptual
+from vivavoce.nn.viewing import pose_code
 from vivavoce.render.splats.torch import rotations
 from vivavoce.types import Camera, Clip, InputError
 

@@ -17,12 +17,14 @@ from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
+from vivavoce.nn import viewing
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.perceptual import Perceptual
 from vivavoce.nn.replay import Replay
 from vivavoce.nn.silence import Silence, not_speech
 from vivavoce.nn.torso import Torso
+from vivavoce.nn.viewing import pose_code as pose_code
 from vivavoce.render import splats
 from vivavoce.types import Camera, Clip, Source
 
@@ -127,14 +129,6 @@ def looks(clip: Clip, brows: Tensor) -> Tensor:  # [U] int64 -> [T,2+U] in -1..1
     return torch.cat([clip.eyes, clip.units.index_select(1, brows)], 1) * 2 - 1
 
 
-def pose_code(camera: Camera, center: Tensor) -> Tensor:  # T rows, [3,3] -> [T,6]
-    """Small turn of the head away from `center` (axis times sine, rad) and its place before the camera (metres)."""
-    turn = camera.pose[:, :3, :3] @ center.t()
-    axis = torch.stack([turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], 1) / 2
-    place = -(camera.pose[:, :3, :3].transpose(1, 2) @ camera.pose[:, :3, 3:])[..., 0]
-    return torch.cat([axis, place], 1)
-
-
 def moved(
     g: Gaussians,
     rows: int,
@@ -198,13 +192,10 @@ class Avatar(nn.Module):
     def start(self, source: Source, every: Signals, shares: tuple[float, float, float] = (0.5, 0.42, 0.08)) -> None:
         """Gaussians over the tracked head (shares: face, rest of the head, inside of the mouth), coloured from a few frames; torso and
         background; statistics of the training cameras."""
-        cameras = every.camera
-        u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
-        self.pose_center.copy_(u @ v)
-        self.focal.copy_(cameras.focal[0, 0])
-        raw = pose_code(cameras, self.pose_center)
-        self.pose_mean.copy_(raw.mean(0))
-        self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
+        self.focal.copy_(every.camera.focal[0, 0])
+        statistics = viewing.pose_statistics(every.camera)
+        for kept, value in zip((self.pose_center, self.pose_mean, self.pose_deviation), statistics, strict=True):
+            kept.copy_(value)
         some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), PRETTY)).long(), SETUP)
         assert some.camera is not None and some.body is not None and some.frames is not None and some.labels is not None
         assert some.torso is not None and some.background is not None
@@ -232,8 +223,8 @@ class Avatar(nn.Module):
         mouth.start(means, torch.tensor(INSIDE).expand(len(means), 3), (spacing * 0.75).clamp(2e-4, 8e-3))
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
-        """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond."""
-        return ((pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation).clamp(-3, 3)
+        """As `viewing.standard_pose`."""
+        return viewing.standard_pose(camera, self.pose_center, self.pose_mean, self.pose_deviation)
 
     def heard_code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
         """As `code`, blurred while training."""
@@ -274,20 +265,11 @@ class Avatar(nn.Module):
         frames = torch.addcmul(drawn.image, 1 - drawn.alpha[:, None], behind)
         return Drawn(frames, alpha, drawn.alpha, scene, flow)
 
-    def canvas(self, camera: Camera) -> tuple[int, int]:
-        """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""
-        told = [camera.focal[0, :1], camera.center[0], self.focal[None], self.size]
-        focal, x, y, trained, height, width = torch.cat([part.to(self.focal) for part in told]).tolist()  # one wait for the device
-        zoom = focal / trained
-        near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
-        rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
-        return rows, columns
-
     def shown(self, method: Head, identity: Any, clip: Clip) -> Tensor:  # -> [T,3,H,W] in 0..1
         """Frames of a method of the family as large as the cameras' focal length says: twice that of training gives twice its height
         and width. On a GPU a trained head is drawn by a CUDA graph."""
         assert clip.camera is not None
-        size = self.canvas(clip.camera)
+        size = viewing.canvas(clip.camera, self.size, self.focal)
 
         def work(rows: Clip) -> Tensor:
             return method.layers(identity, rows, size).frames.clamp_(0, 1)
