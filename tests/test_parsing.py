@@ -96,8 +96,11 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"hair": (196, 168, 96)}, {"hair": (150, 150, 152)}, {"long": True}, {"long": True, "bare": True}, {"tie": True}],
-    ids=["dark", "blond", "grey", "long", "bare", "tie"],
+    [
+        *({}, {"hair": (196, 168, 96)}, {"hair": (150, 150, 152)}, {"long": True}, {"long": True, "hair": (214, 176, 120)}),
+        *({"long": True, "bare": True}, {"tie": True}),
+    ],
+    ids=["dark", "blond", "grey", "long", "long, of colours that skin has", "bare", "tie"],
 )
 def test_every_part_is_told_from_its_neighbours(kind: dict[str, Any]) -> None:
     busts = [bust(x, turn, **kind) for x, turn in ((240, 0.0), (256, 0.1), (268, -0.12))]

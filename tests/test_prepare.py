@@ -26,7 +26,7 @@ from vivavoce.prepare import folder as folders
 from vivavoce.prepare.folder import PART
 from vivavoce.prepare.frames import crop_for
 from vivavoce.prepare.landmarks import main_face
-from vivavoce.prepare.units import UNITS, intensities
+from vivavoce.prepare.units import UNITS, intensities, parted
 from vivavoce.types import HOP, InputError
 
 COUNT = 6  # files of the toy step that writes one a frame
@@ -353,10 +353,24 @@ def test_units_measure_from_rest() -> None:
     blink = [regions.BLENDSHAPES.index(n) for n in ("eyeBlinkLeft", "eyeBlinkRight")]
     shapes[40:44, blink] = 1.0
     shapes[60, :] = np.nan
-    values = intensities(shapes)
+    values = intensities(shapes, np.full(100, 0.02))
     assert values.shape == (100, len(UNITS)) and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 5
     column = list(UNITS).index(45)
     assert np.allclose(values[40:44, column], 5) and not values[:40, column].any() and not values[60].any()
+
+
+def test_lips_part_by_the_mesh_and_whichever_way_the_head_looks() -> None:
+    """A face that smiles while it speaks: its scores hardly move, its lips do."""
+    face = np.zeros((100, 478, 3), np.float32)
+    face[:, 263, 0] = 90  # mm
+    heights = 6 * np.clip(np.sin(np.arange(100) / 3), 0, None)
+    face[:, [87, 14, 317], 1] = heights[:, None]
+    turn = np.deg2rad(30)
+    across = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]], np.float32)
+    gap = parted(face @ across.T * 2.5)
+    assert np.allclose(gap, heights / 90, atol=1e-4)
+    values = intensities(np.full((100, 52), 0.004, np.float32), gap)[:, list(UNITS).index(25)]
+    assert 0.5 < values.max() < 2 and np.corrcoef(values, heights)[0, 1] > 0.99 and not values[heights == 0].any()
 
 
 # ---- real recordings ----

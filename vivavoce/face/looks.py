@@ -29,6 +29,9 @@ SKIN, HAIR, CLOTH = range(3)
 BINS = 16  # of a colour histogram, each channel
 SOME = 0.03  # of the pixels below the chin: less is no cloth
 BARE = 0.35  # share of skin's colours below the chin that says that no cloth covers the shoulders
+LIKELY = 0.5  # a colour this many times as frequent in hanging hair as in the face is hair's
+CROWN = 2.0  # on the top of the head only a colour so many times as frequent there as in the face is surely hair's: it may be a forehead
+OFTEN = 3.0  # a colour so many times as frequent below the chin as in hanging hair is cloth's
 SHADES = (0.9, 0.8, 0.7)  # how much darker than the face the neck may be
 TYPICAL = 0.95  # of a class's pixels have colours typical of it
 FEATURES, HIDDEN = 13, 24  # of the clip's own network
@@ -186,10 +189,16 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
     under = [s & ~w.oval & (np.abs(w.u) < 0.45) & (w.v > -0.2) & (w.v < -0.02) for s, w in zip(sure, views, strict=True)]
     dark = [binned((view.small * np.float32(d)).astype(np.uint8))[face] for view, face in zip(views, faces, strict=True) for d in SHADES]
     shaded = typical(histogram(np.concatenate(dark))) & typical(colours(under))  # the neck in the chin's shadow
-    skinny, hairy = typical(skin, 0.75) | shaded, typical(hair) & ~typical(skin, 0.8)
-    hung = any(hanging(views, [s & hairy[b] for s, b in zip(sure, bins, strict=True)], sign) for sign in (-1, 1))
-    bare = colours(lows) @ typical(skin, 0.75) > BARE  # shoulders
-    other = typical(skin, 0.9) | (hung & typical(hair, 0.99))
+    hung = any(hanging(views, [s & typical(hair)[b] for s, b in zip(sure, bins, strict=True)], sign) for sign in (-1, 1))
+    if hung:  # its ends are often lighter than the crown
+        hair = (hair + colours([s & locks(w) for s, w in zip(sure, views, strict=True)])) / np.float32(2)
+    # blond hair has colours of skin, but others more often
+    hairy = typical(hair) & ((hair > LIKELY * skin) if hung else ~typical(skin, 0.8))
+    fair = typical(skin, 0.75) & ~(hairy & hung)
+    skinny = fair | shaded
+    low = colours(lows)
+    bare = low @ fair > BARE  # shoulders
+    other = typical(skin, 0.9) | (hung & typical(hair, 0.99) & (low < OFTEN * hair))
     seeds = []
     for b, s, w, face, top, lower in zip(bins, sure, views, faces, tops, lows, strict=True):
         out = np.full(b.shape, -1, np.int8)
@@ -197,10 +206,11 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
         out[lower & ~other[b] & ~(shaded[b] & (side < 0.75))] = CLOTH
         out[s & ~w.oval & (w.v < 0) & skinny[b] & ~hairy[b] & (bare | ((w.v > -0.2) & (side < 0.6)))] = SKIN
         out[s & (w.v > 0.3) & (w.v < 0.75) & (side > 0.95) & (side < 1.25) & skinny[b] & ~hairy[b]] = SKIN  # ears
+        out[s & w.oval & (w.v > 0.62) & skinny[b] & ~hairy[b]] = SKIN  # the forehead, where no hair falls over it
         if hung:
-            out[s & (side > 0.9) & (w.v < 0.9) & ~w.oval & hairy[b]] = HAIR
+            out[s & (side > 0.9) & (w.v < 0.9) & ~w.oval & hairy[b] & (out != CLOTH)] = HAIR
         if not bald:
-            out[top & (hair[b] > 0.5 * skin[b])] = HAIR
+            out[top & (hair[b] > CROWN * skin[b])] = HAIR
         out[face] = SKIN
         seeds.append(out)
     cloth, bodies = (sum(int(m.sum()) for m in masks) for masks in ([out == CLOTH for out in seeds], lows))
@@ -219,6 +229,12 @@ def crown(view: View) -> Mask:  # [h,w]
     return np.asarray(~view.oval & (over | ((side > 1.4) & (view.v > 0.2))))
 
 
+def locks(view: View) -> Mask:  # [h,w]
+    """Where nothing but hanging hair can be: beside the face, above any collar."""
+    side = np.abs(view.u)
+    return np.asarray(~view.oval & (side > 1.05) & (side < 1.6) & (view.v > COLLAR) & (view.v < 0.9))
+
+
 def hairless(views: list[View], tops: list[Mask], skin: Array, hair: Array) -> bool:
     """The top of the head has the colours of the face, is as bright as the forehead and no rougher."""
     grey = [luminance(w.small) for w in views]
@@ -235,7 +251,7 @@ def hairless(views: list[View], tops: list[Mask], skin: Array, hair: Array) -> b
 
 def hanging(views: list[View], hairy: list[Mask], sign: int) -> bool:
     """Hair hangs beside the jaw, on the picture's left (-1) or right (1)."""
-    beside = [(sign * w.u > 1.05) & (sign * w.u < 1.45) & (w.v > 0) & (w.v < 0.35) for w in views]
+    beside = [(sign * w.u > 1.05) & (sign * w.u < 1.45) & (w.v > COLLAR) & (w.v < 0.45) for w in views]
     return bool(sum(int((h & b).sum()) for h, b in zip(hairy, beside, strict=True)) > 0.4 * max(sum(int(b.sum()) for b in beside), 1))
 
 

@@ -201,4 +201,4 @@ def verify(folder: Folder) -> None:
         raise InputError(folder.file("parsing", "0.png"), "has not the size of the frames", remedy)
 
 
-STEP = Step("parsing", 4, 4, ("frames", "landmarks", "shots"), ("parsing/*.png", "teeth_mask/*.npy"), run, verify, ("parser",))
+STEP = Step("parsing", 4, 5, ("frames", "landmarks", "shots"), ("parsing/*.png", "teeth_mask/*.npy"), run, verify, ("parser",))

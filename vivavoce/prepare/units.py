@@ -1,21 +1,26 @@
 """Facial action units, `au.csv`, in the form that OpenFace writes and the AD-NeRF lineage reads.
 
-Intensities 0 to 5 from the 52 blendshapes. As OpenFace does, each is measured from the person's own resting face (its 20th
-percentile over the video). Names have OpenFace's leading space; ` AU45_r` (blink) is given a second time as `AU45_r`, since
-EGSTalker's loader asks for it without the space. A frame without a face has success 0 and no movement.
+Intensities 0 to 5 from the 52 blendshapes, but for the parting of the lips, which the mesh shows better: the scores of a mouth that
+smiles while it speaks stay near 0. As OpenFace does, each is measured from the person's own resting face (its 20th percentile over
+the video). Names have OpenFace's leading space; ` AU45_r` (blink) is given a second time as `AU45_r`, since EGSTalker's loader asks
+for it without the space. A frame without a face has success 0 and no movement.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from vivavoce.face import regions
+from vivavoce.face.blendshapes import curve
 from vivavoce.prepare import Folder, Progress, Step
-from vivavoce.prepare.rows import opened
+from vivavoce.prepare.rows import opened, reader
 from vivavoce.types import FPS, InputError
 
 REST = 20  # percentile
 FULL = 5.0  # intensity of a blendshape of 1
+PARTED = 1 / 3  # gap of the lips, of the distance of the outer corners of the eyes, of intensity 5: about 3 cm; speech reaches 0.06 to 0.2
+PIECE = 500  # frames whose landmarks are held at once
 
 # action unit (Ekman and Friesen's numbers) -> blendshapes whose mean it is
 UNITS: dict[int, tuple[str, ...]] = {
@@ -33,21 +38,29 @@ UNITS: dict[int, tuple[str, ...]] = {
     17: ("mouthShrugLower",),
     20: ("mouthStretchLeft", "mouthStretchRight"),
     23: ("mouthPressLeft", "mouthPressRight"),
-    25: ("mouthLowerDownLeft", "mouthLowerDownRight"),
+    25: (),  # from the mesh
     26: ("jawOpen",),
     45: ("eyeBlinkLeft", "eyeBlinkRight"),
 }
 
 
-def intensities(blendshapes: np.ndarray) -> np.ndarray:  # [T,52] -> [T,17]
+def parted(points: np.ndarray) -> np.ndarray:  # [T,478,3] px -> [T]; NaN without a face
+    """Gap between the inner lips over the distance of the outer corners of the eyes, in space, so that a turned head changes neither."""
+    upper, lower = points[:, [82, 13, 312]], points[:, [87, 14, 317]]
+    eyes = np.linalg.norm(points[:, regions.CORNERS_RIGHT[0]] - points[:, regions.CORNERS_LEFT[0]], axis=1)
+    gap: np.ndarray = np.linalg.norm(upper - lower, axis=2).mean(1) / np.maximum(eyes, 1e-6)
+    return gap
+
+
+def intensities(blendshapes: np.ndarray, gap: np.ndarray) -> np.ndarray:  # [T,52], [T] of `parted` -> [T,17]
     """Action units of every frame, 0 to 5; rows of NaN become 0."""
-    columns = {u: blendshapes[:, [regions.BLENDSHAPES.index(n) for n in names]].mean(1) for u, names in UNITS.items()}
+    columns = {u: blendshapes[:, [regions.BLENDSHAPES.index(n) for n in names]].mean(1) for u, names in UNITS.items() if names}
     # the net leaves cheekSquint near 0: a raised cheek is a smile that reaches the eyes
     columns[6] = np.maximum(columns[6], np.minimum(columns[7], columns[12]))
-    # lips part when the jaw falls and nothing keeps them closed, or when the lips themselves draw apart
-    closed = blendshapes[:, regions.BLENDSHAPES.index("mouthClose")]
-    columns[25] = np.maximum.reduce([columns[25], columns[10], columns[26] - closed])
-    raw = np.stack(list(columns.values()), 1)
+    # the scores of a falling jaw crowd near 0 as well; their root goes with the movement
+    columns[26] = curve(torch.from_numpy(np.asarray(columns[26], np.float64))).numpy()
+    columns[25] = gap / PARTED
+    raw = np.stack([columns[u] for u in UNITS], 1)
     rest = np.nanpercentile(raw, REST, axis=0)
     moved: np.ndarray = FULL * np.clip((raw - rest) / np.maximum(1 - rest, 0.05), 0, 1)
     moved[np.isnan(moved)] = 0
@@ -57,7 +70,9 @@ def intensities(blendshapes: np.ndarray) -> np.ndarray:  # [T,52] -> [T,17]
 def run(folder: Folder, progress: Progress) -> None:
     """Write the table."""
     faces = folder.faces
-    values = intensities(np.load(folder.file("blendshapes.npy"), allow_pickle=False))
+    points = reader(folder.file("landmarks.npy"), f"run: vivavoce prepare {folder.path} --only landmarks")
+    gap = np.concatenate([parted(points(np.arange(k, min(k + PIECE, folder.frames)))) for k in range(0, folder.frames, PIECE)])
+    values = intensities(np.load(folder.file("blendshapes.npy"), allow_pickle=False), gap)
     names = [f"AU{u:02d}_r" for u in UNITS]
     with folder.whole("au.csv") as part, open(part, "w", encoding="ascii", newline="") as file:
         file.write(", ".join(["frame", "face_id", "timestamp", "confidence", "success", *names]) + ",AU45_r\n")
@@ -81,4 +96,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, f"not {folder.frames} rows of action units", remedy)
 
 
-STEP = Step("units", 0, 1, ("landmarks",), ("au.csv",), run, verify)
+STEP = Step("units", 0, 2, ("landmarks",), ("au.csv",), run, verify)
