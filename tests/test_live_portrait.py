@@ -21,7 +21,7 @@ from vivavoce.data.playback import Playback
 from vivavoce.face.crop import Crop
 from vivavoce.media import Writer
 from vivavoce.methods.live_portrait import LivePortrait
-from vivavoce.nn.liveportrait import SMALL, Networks, drawing, keypoints, training
+from vivavoce.nn.liveportrait import SMALL, Networks, Widths, drawing, flat, keypoints, training
 from vivavoce.nn.together import Rows
 from vivavoce.talker import Talker
 from vivavoce.types import Clip, InputError, Motion
@@ -86,6 +86,36 @@ def test_production_keeps_pace_with_training() -> None:
     points = method.driven(identity, clip.motion)  # type: ignore[arg-type]
     plain, _ = method.networks.draw(identity.volume.expand(2, -1, -1, -1, -1), points, identity.points.expand(2, -1, -1))
     assert torch.allclose(method.draw(identity, points), plain, atol=1e-5)
+
+
+def wild(widths: Widths) -> Networks:
+    """Networks none of whose norms leaves its map as it is."""
+    torch.manual_seed(0)
+    net = Networks(widths).double().eval()
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+            for values, low, high in (
+                (part.running_mean, -0.3, 0.3),
+                (part.running_var, 0.5, 2.0),
+                (part.weight, 0.5, 2.0),
+                (part.bias, -0.3, 0.3),
+            ):
+                torch.nn.init.uniform_(values, low, high)  # type: ignore[arg-type]
+    return net
+
+
+@pytest.mark.parametrize("side", [4, 8])
+@torch.no_grad()
+def test_flat_drawing_is_that_of_the_networks(side: int) -> None:
+    """Volumes as slices, enlarged maps from small ones, biases dropped before norms: in float64 nothing is lost."""
+    net, g = wild(replace(SMALL, middle=2)), torch.Generator().manual_seed(side)
+    volume, driving, source = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((2, 4, 4, side, side), (2, 21, 3), (2, 21, 3)))
+    wanted, warped = net.draw(volume, 0.4 * driving, 0.4 * source)
+    drawer = flat.FlatDrawer(net, torch.float64)
+    features = drawer.warping(volume.permute(0, 2, 3, 4, 1).contiguous(), 0.4 * driving, 0.4 * source)
+    assert torch.allclose(features.permute(0, 3, 1, 2), warped.features, atol=1e-12)
+    found = drawer(volume, 0.4 * driving, 0.4 * source)
+    assert wanted.std() > 0.02 and torch.allclose(found, wanted, atol=1e-12)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,124 @@
+"""The steps between the convolutions on CUDA, each one launch. Maps are contiguous; biases and moments float32."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from . import even
+from . import triton_kernels as kernels
+
+CHUNK = 256  # rows at least that one program's moments are of
+
+
+def _step(cells: int) -> float:
+    return 2.0 / max(cells - 1, 1)
+
+
+def _wide(channels: int, most: int = 64) -> int:
+    return min(most, triton.next_power_of_2(channels))
+
+
+def slots(small: Tensor, driving: Tensor, source: Tensor, row: int) -> Tensor:
+    rows, depth, height, width, channels = small.shape
+    count = driving.shape[1] + 1
+    out = small.new_empty(rows * depth, height, width, row)
+    kernels.slots[(triton.cdiv(height * width, 4), rows * depth)](
+        small, driving.contiguous(), source.contiguous(), out, depth, height, width, _step(width), _step(height), _step(depth),
+        SLOTS=count, CHANNELS=channels, ROW=row, WIDE=triton.next_power_of_2(row), BLOCK=4,
+    )  # fmt: skip
+    return out
+
+
+def shrink(y: Tensor, bias: Tensor, depth: int, taps: int) -> Tensor:
+    planes, height, width, row = y.shape
+    count, wide = len(bias), _wide(len(bias))
+    out = y.new_empty(planes, height // 2, width // 2, count)
+    block = 16
+    grid = (triton.cdiv(height * width // 4, block), triton.cdiv(count, wide), planes)
+    kernels.shrink[grid](y, bias, out, depth, height // 2, width // 2, COUNT=count, TAPS=taps, ROW=row, WIDE=wide, BLOCK=block)
+    return out
+
+
+def spread(y: Tensor, bias: Tensor, depth: int = 1, taps: int = 1, factor: int = 1, groups: int = 1, skip: Tensor | None = None) -> Tensor:
+    planes, more = y.shape[0], int(factor > 1)
+    height, width, count = (y.shape[1] - more) * factor, (y.shape[2] - more) * factor, len(bias)
+    beside = 0 if skip is None else skip.shape[-1]
+    shape = (planes, height, width, count + beside) if groups == 1 else (groups, planes, height, width, count // groups)
+    out = y.new_empty(shape)
+    wide, block = _wide(count + beside) if groups == 1 else math.gcd(count // groups, 64), 32
+    grid = (triton.cdiv(height * width, block), triton.cdiv(count + beside, wide), planes)
+    kernels.spread[grid](
+        y, bias, y if skip is None else skip, out, depth, height, width, planes * height * width * (count // groups),
+        COUNT=count, TAPS=taps, ROW=y.shape[3], FACTOR=factor, GROUP=shape[-1], SKIP=beside, WIDE=wide, BLOCK=block,
+    )  # fmt: skip
+    return out
+
+
+def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int) -> Tensor:
+    rows, depth, height, width, channels = volume.shape
+    out = volume.new_empty(rows, height, width, depth * channels)
+    slots = shift.shape[1]
+    kernels.sample[(triton.cdiv(height * width, 32), rows * depth)](
+        y, bias, shift.contiguous(), volume, out, depth, height, width, _step(width), _step(height), _step(depth),
+        SLOTS=slots, TAP=even(slots), TAPS=taps, ROW=y.shape[3], CHANNELS=channels, WIDE=triton.next_power_of_2(slots),
+        MANY=triton.next_power_of_2(channels), BLOCK=32,
+    )  # fmt: skip
+    return out
+
+
+def _chunk(rows: int) -> int:
+    return max(CHUNK, triton.next_power_of_2(triton.cdiv(rows, 32)))
+
+
+def statistics(x: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    maps, height, width, channels = x.shape
+    rows, chunk, wide = height * width, _chunk(height * width), _wide(channels)
+    chunks = triton.cdiv(rows, chunk)
+    out = x if other is None else torch.empty_like(x)
+    moments = x.new_empty(maps, chunks, 2, channels, dtype=torch.float32)
+    kernels.statistics[(chunks, triton.cdiv(channels, wide), maps)](
+        x, x if other is None else other, out, moments, rows, CHUNK=chunk, CHANNELS=channels, ADD=other is not None, WIDE=wide, BLOCK=64
+    )
+    return out, moments
+
+
+def modulate(x: Tensor, moments: Tensor, maps: Tensor, bias: Tensor, slope: float) -> Tensor:
+    count, height, width, _ = maps.shape
+    channels, factor, wide, chunks = x.shape[3], height // x.shape[1], _wide(x.shape[3]), moments.shape[1]
+    out = maps.new_empty(count, height, width, channels)
+    kernels.modulate[(triton.cdiv(height * width, 256), triton.cdiv(channels, wide), count)](
+        x, moments, maps, bias, out, height, width, slope,
+        CHUNK=_chunk(x.shape[1] * x.shape[2]), CHANNELS=channels, CHUNKS=chunks, MANY=triton.next_power_of_2(chunks), FACTOR=factor,
+        STEPS=8, WIDE=wide, BLOCK=32,
+    )  # fmt: skip
+    return out
+
+
+def finish(x: Tensor, bias: Tensor, slope: float, other: Tensor | None = None) -> Tensor:
+    channels, out = x.shape[-1], torch.empty_like(x)
+    rows, wide = x.numel() // channels, _wide(channels)
+    kernels.finish[(triton.cdiv(rows, 64), triton.cdiv(channels, wide))](
+        x, x if other is None else other, bias, out, rows, slope, CHANNELS=channels, ADD=other is not None, WIDE=wide, BLOCK=64
+    )
+    return out
+
+
+def hide(x: Tensor, bias: Tensor, y: Tensor, first: int, level: Tensor) -> Tensor:
+    rows, height, width, channels = x.shape
+    depth, wide, out = y.shape[0] // rows, _wide(channels), torch.empty_like(x)
+    kernels.hide[(triton.cdiv(height * width, 32), triton.cdiv(channels, wide), rows)](
+        x, bias, y, level, out, depth, height * width,
+        FIRST=first, ROW=y.shape[3], CHANNELS=channels, DEEP=triton.next_power_of_2(depth), WIDE=wide, BLOCK=32,
+    )  # fmt: skip
+    return out
+
+
+def picture(x: Tensor, bias: Tensor) -> Tensor:
+    rows, height, width, row = x.shape
+    out = x.new_empty(rows, 3, 2 * height, 2 * width, dtype=torch.float32)
+    kernels.picture[(triton.cdiv(4 * height * width, 512), 3 * rows)](x, bias, out, height, width, ROW=row, BLOCK=512)
+    return out
