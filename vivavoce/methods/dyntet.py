@@ -82,6 +82,7 @@ class Drawn(NamedTuple):
     pixels: draw.Pixels
     depth: Tensor  # [P] metres
     material: Tensor  # [P,3]
+    untaught: Tensor | None  # how much pixels beside the head differ from what is around them
 
 
 @register(
@@ -179,8 +180,8 @@ class DynTet(Renderer):
         heard = standard + self.config.noise * torch.randn_like(standard) if self.training else standard
         return standard, self.frame(torch.cat([heard, clip.eyes * 2 - 1, pose], 1))
 
-    def _draw(self, clip: Clip, shape: Shape, size: tuple[int, int], head: Tensor | None = None) -> Drawn:
-        """Where the head's pixels [T,H,W] are known, an outline that is too wide has to shrink, not to look like what is behind."""
+    def _draw(self, clip: Clip, shape: Shape, size: tuple[int, int], skin: Tensor | None = None) -> Drawn:
+        """Where head and neck are known [T,H,W], an outline beyond them has to shrink, not to look like clothes or background."""
         assert clip.camera is not None and clip.body is not None
         pose = self.viewing.code(clip.camera)
         standard, frame = self._told(clip, pose)
@@ -190,14 +191,13 @@ class DynTet(Renderer):
         at = torch.stack([pixels.place % size[1], pixels.place // size[1]], 1) + 0.5
         rest, normal = self.head.unit(draw.carry(shape.rest, pixels)), draw.carry(normals(vertices, faces), pixels)
         colour, material = self.skin.seen(rest, frame, pixels.row, normal, at, clip.camera)
-        if head is not None:
-            own = grow(head, -1).flatten()[pixels.row * (size[0] * size[1]) + pixels.place] > 0
-            colour = torch.where(own[:, None], colour, colour.detach())
+        own = None if skin is None else grow(skin, -1).flatten()[pixels.row * (size[0] * size[1]) + pixels.place] > 0
+        colour, untaught = (colour, None) if own is None else self.skin.within(colour, own, rest, frame, pixels.row)
         picture = draw.paint(torch.cat([colour, torch.ones_like(colour[:, :1])], 1), pixels, len(pose))
         picture = draw.antialias(picture, target, faces, shape.linked, number)
         behind, flow = self.torso(pose, clip.body, size)
         frames = picture[:, :3] + (1 - picture[:, 3:]) * behind
-        return Drawn(frames, picture[:, 3], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material)
+        return Drawn(frames, picture[:, 3], flow, change, pixels, draw.carry(target[..., 2:], pixels)[:, 0], material, untaught)
 
     def render(self, identity: Shape | None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
@@ -232,7 +232,7 @@ class DynTet(Renderer):
         size = (clip.frames.shape[2], clip.frames.shape[3])
         shape = self.encode()
         target, head = clip.frames, torch.isin(clip.labels, self.classes).to(clip.frames)
-        frames = (drawn := self._draw(clip, shape, size, head)).frames
+        frames = (drawn := self._draw(clip, shape, size, torch.maximum(head, (clip.labels == regions.NECK).to(head)))).frames
         lids = clip.landmarks[:, 36:48].unflatten(1, (2, 6)).flatten(0, 1)
         eyes = losses.boxes(torch.cat([lids.amin(1), lids.amax(1)], 1), size, 0.3).unflatten(0, (-1, 2)).sum(1)
         bent = tets.laplacian(drawn.change, shape.surface.faces).square().sum(2).mean() / self.head.step.square()
@@ -246,6 +246,8 @@ class DynTet(Renderer):
         }
         if not self.head.fixed:
             values["smooth"] += 0.02 * tets.laplacian(shape.rest, shape.surface.faces).square().sum(1).mean() / self.head.step.square()
+        if drawn.untaught is not None:
+            values["spread"] = 0.1 * drawn.untaught
         if step < c.guided:
             values["guide"] = self._guide(clip, shape, drawn)
         if c.perceptual and step >= c.fix:
@@ -289,9 +291,7 @@ class DynTet(Renderer):
             group["lr"] = group["base"] * 0.02 ** (step / max(self.config.steps, 1))
         optimizers[0].zero_grad(set_to_none=True)
         torch.stack(list(values.values())).sum().backward()
-        picture = (
-            self.torso.picture
-        )  # through the little that the head's edge lets through it would leave all bounds: a seam under the chin
+        picture = self.torso.picture  # the head's edge lets so little through that it would leave all bounds: a seam under the chin
         if picture.grad is not None:
             picture.grad[3] = 0  # where the torso is, its masks say
         optimizers[0].step()

@@ -19,7 +19,8 @@ from vivavoce.types import Camera
 
 LOUD = 8.0  # the grid's features times this: its table starts near zero, and a colour is a sharp thing
 BUMP = 0.3  # how far a normal can be turned, as a tangent
-ALIKE = 4096  # points a step of the warm-up
+ALIKE = 4096  # points a step of the warm-up, and of those that no picture teaches
+AROUND = 0.03  # of the head's longest side: from how far away such a point takes its looks
 
 
 def first_colours(target: Tensor, shown: Tensor, head: Tensor, frames: Tensor) -> Tensor:
@@ -89,6 +90,22 @@ class Skin(nn.Module):
         turned = (told[:, :9].unflatten(1, (3, 3)) * normal[:, :, None]).sum(1)
         ray = functional.pad((at - told[:, 9:11]) / told[:, 11:], (0, 1), value=1.0)
         return shade(self.light, turned, -functional.normalize(ray, dim=1), colour, material), material
+
+    def within(self, colour: Tensor, own: Tensor, place: Tensor, frame: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours [P,3] of pixels of which only `own` [P] bool are to be taught by the picture, and how the others shall learn.
+
+        The others (place [P,3] in 0..1, frame [T,condition], row [P]) take the looks of what lies around them on the surface: what
+        nothing teaches would be of any colour on the day on which it is seen. The second result is a loss, mean |difference|.
+        """
+        colour = torch.where(own[:, None], colour, colour.detach())
+        others = (~own).nonzero()[:, 0]
+        if not len(others):
+            return colour, colour.new_zeros(())
+        some = others[torch.randint(len(others), (min(ALIKE, len(others)),), device=place.device)]
+        here, told = place[some].detach(), self._told(frame).index_select(0, row[some])
+        with torch.no_grad():
+            beside = self._numbers((here + AROUND * torch.randn_like(here)).clamp(0, 1), told)
+        return colour, (self._numbers(here, told) - beside).abs().mean()
 
     @torch.enable_grad()
     def warm(self, place: Tensor, colour: Tensor, frame: Tensor, steps: int, rate: float) -> None:  # [N,3] in 0..1, [N,3], [condition]
