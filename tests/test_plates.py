@@ -68,6 +68,16 @@ def test_pixels_never_seen_go_on_smoothly_from_those_that_are() -> None:
     assert (image[hidden] != picture[hidden]).any(1).mean() > 0.99  # and no trace of the person
 
 
+def test_hair_that_no_mask_holds_does_not_colour_what_is_never_seen() -> None:
+    truth = np.full((192, 192, 3), (40, 170, 220), np.uint8)
+    y, x = np.mgrid[:192, :192]
+    hidden = (y - 96) ** 2 + (x - 96) ** 2 < 40**2
+    picture = np.where(hidden[..., None], (90, 60, 40), truth).astype(np.uint8)
+    picture[48:60, 90:104:4] = (90, 60, 40)  # wisps, 8 px beyond the mask
+    image, _, _ = plate(picture[None], ndimage.distance_transform_edt(~hidden)[None].astype(np.float32))
+    assert abs(image[hidden].astype(int) - truth[hidden]).max() <= 1
+
+
 def test_the_body_is_opaque_where_it_is_and_goes_on_behind_the_head() -> None:
     picture, labels, _ = scene(0)
     out = body(picture, labels)

@@ -20,6 +20,7 @@ from vivavoce.types import InputError
 
 FRAMES = 41  # looked at, evenly spread; odd, so that a median is a colour that was really there
 CLEAR = 5.0  # px from the person
+WISPS = 0.02  # of the picture's longer side, from what is not seen
 BLURS = (3.0, 8.0, 20.0)  # px: blur of a pixel that far from the nearest seen
 BAND = 64  # rows of the median at a time: memory
 
@@ -55,15 +56,20 @@ def plate(pictures: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, float, fl
 
 
 def filled(image: np.ndarray, seen: np.ndarray) -> np.ndarray:  # uint8 [H,W,3], bool [H,W] -> uint8 [H,W,3]
-    """Pixels not seen from those around them: the nearest one's colour, then blurred, so that no streaks point at the person."""
+    """Pixels not seen from those around them: the nearest one's colour, then blurred, so that no streaks point at the person.
+
+    Colours come from a little farther off than the first pixel seen: there, wisps of hair that no mask holds are taken for background.
+    """
     if seen.all() or not seen.any():
         return image
-    away, near = ndimage.distance_transform_edt(~seen, return_indices=True)
+    source = ndimage.distance_transform_edt(seen) > WISPS * max(seen.shape)
+    away, near = ndimage.distance_transform_edt(~(source if source.any() else seen), return_indices=True)
     out = image[near[0], near[1]].astype(np.float32)
     for sigma in BLURS:
         soft = ndimage.gaussian_filter(out, (sigma, sigma, 0))
         weight = np.clip(away / sigma - 1, 0, 1)[..., None]
         out = out * (1 - weight) + soft * weight
+    out[seen] = image[seen]
     return np.asarray(np.clip(np.round(out), 0, 255), np.uint8)
 
 
@@ -98,4 +104,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, "the background is never seen: the person fills the picture", "use a video with some room around the head")
 
 
-STEP = Step("background", 5, 2, ("frames", "parsing", "shots"), ("bc.jpg",), run, verify)
+STEP = Step("background", 5, 3, ("frames", "parsing", "shots"), ("bc.jpg",), run, verify)
