@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.hostile import video as film
+from vivavoce.files import PART
 from vivavoce.prepare import prepare
-from vivavoce.prepare.folder import PART
 from vivavoce.types import InputError
 
 pytestmark = pytest.mark.assets

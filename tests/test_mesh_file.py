@@ -106,7 +106,7 @@ def test_a_frame_as_text(tmp_path: Path) -> None:
     assert np.array_equal(np.array([[int(c.split("/")[0]) for c in f] for f in read["f"]]), faces.numpy() + 1)
     assert "map_Kd skin.png" in (tmp_path / "a.mtl").read_text() and lines[0] == "mtllib a.mtl"
     with pytest.raises(InputError, match="cannot be written"):
-        write_obj(tmp_path / "none" / "a.obj", frames[0], faces)
+        write_obj(tmp_path / "a.mtl" / "a.obj", frames[0], faces)  # in what is no folder
 
 
 def test_charts_cover_the_surface_once() -> None:

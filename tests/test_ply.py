@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vivavoce.files import PART
 from vivavoce.render import splats
 from vivavoce.render.splats import ply
 from vivavoce.render.splats.torch import rotations
@@ -51,7 +52,7 @@ def test_what_is_read_again_is_drawn_the_same(tmp_path: Path) -> None:
     camera = Camera(place, torch.full((1, 2), 100.0), torch.full((1, 2), 16.0))
     first, second = (splats.render(*h.values(), camera, (32, 32), "torch").image for h in (head, back))
     assert first.max() > 0.1 and torch.allclose(first, second, atol=1e-4)
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(PART + "*"))
 
 
 def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -59,4 +60,4 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Gaussians"):
         ply.read(tmp_path / "mesh.ply")
     with pytest.raises(InputError, match="cannot be written"):
-        ply.write(tmp_path / "missing" / "head.ply", **some(2))
+        ply.write(tmp_path / "mesh.ply" / "head.ply", **some(2))  # in what is no folder

@@ -20,10 +20,10 @@ from tests.films import steady, tone
 from vivavoce import prepare as package
 from vivavoce.face import regions
 from vivavoce.face.landmarker import Face
+from vivavoce.files import PART
 from vivavoce.media import Writer, audio, audio_chunks, frames, read_image
 from vivavoce.prepare import Folder, Options, Progress, Step, ordered, prepare
 from vivavoce.prepare import folder as folders
-from vivavoce.prepare.folder import PART
 from vivavoce.prepare.frames import crop_for
 from vivavoce.prepare.landmarks import main_face
 from vivavoce.prepare.units import UNITS, intensities, parted
@@ -249,9 +249,7 @@ def begin(video: Path, speed: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX's")
-def test_killed_then_the_same_command_finishes(
-    toys: Toys, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_then_the_same_command_finishes(toys: Toys, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "PATIENCE", 0.0)
     wanted = contents(prepare(video, tmp_path / "whole"))
     folder = tmp_path / "me"

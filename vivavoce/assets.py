@@ -28,7 +28,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from vivavoce import download
+from vivavoce import download, files
 from vivavoce.catalogue import CATALOGUE, Asset, ByHand, Carrier, Hub, Place, Url
 from vivavoce.types import InputError
 
@@ -166,8 +166,8 @@ def fetch(
                 return here
             _bring(wanted, target, sys.stderr.isatty() if progress is None else progress)
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        remedy = "free some space or set VIVAVOCE_CACHE to another folder" if full else "set VIVAVOCE_CACHE to a folder that can be written"
+        room = "free some space or set VIVAVOCE_CACHE to another folder"
+        remedy = room if files.full(error) else "set VIVAVOCE_CACHE to a folder that can be written"
         raise InputError(cache(), download.reason(error), remedy) from error
     if not wanted.commercial:
         log.warning("%s: NOT for commercial use: %s", name, wanted.license)
@@ -190,7 +190,7 @@ def _bring(wanted: Asset, target: Path, progress: bool) -> None:
                 part.unlink()
                 raise OSError(f"wrong file: {fault}")
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            if isinstance(error, OSError) and (files.full(error) or error.errno in (errno.EACCES, errno.EROFS)):
                 raise  # our disk, not their server
             failed.append(f"{label}: {download.reason(error)}")
             log.info("%s: %s; trying the next source", wanted.name, failed[-1])

@@ -11,13 +11,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vivavoce import __version__
+from vivavoce import __version__, files
 from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, run, serve, train, view
 from vivavoce.cli.screen import err, out
 from vivavoce.cli.words import parse
 from vivavoce.types import InputError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # however a disk says so
 PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # no fault of ours, wherever it shows
 
 GOES_ON = ("prepare", "train")  # these keep what is done
@@ -65,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _failed(error: Exception) -> int:
     """One line: what is wrong with the input, or where the report of a fault of ours lies. The exit code."""
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and files.full(error):
         error = InputError(error.filename or "the disk", "is full", "make room and run the same command again")
     if isinstance(error, OSError) and error.errno in PLACE and error.filename:
         error = InputError(error.filename, (error.strerror or "cannot be used").lower(), "choose another place or name")

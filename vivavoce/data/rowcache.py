@@ -13,6 +13,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from vivavoce.files import whole
+
 GPU_SHARE = 0.25  # of the free GPU memory that one field may take
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -53,10 +55,8 @@ class RowCache:
             if not fresh or flags.stat().st_ctime < (folder / field).stat().st_mtime:
                 flags.unlink(missing_ok=True)
                 for path, length in ((pixels, size), (flags, count)):
-                    part = path.with_name(path.name + ".part")
-                    with part.open("wb") as file:
+                    with whole(path) as part, part.open("wb") as file:  # whoever has the old file mapped keeps it
                         file.truncate(length)  # sparse: takes disk only as rows are decoded
-                    os.replace(part, path)  # whoever has the old file mapped keeps it whole
             self.rows = np.memmap(pixels, np.uint8, "r+", shape=(count, *self.shape))
             return np.memmap(flags, np.bool_, "r+", shape=(count,))
 

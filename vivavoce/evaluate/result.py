@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vivavoce.evaluate.subject import Protocol
+from vivavoce.files import whole
 from vivavoce.types import InputError
 
 FILE = "eval.json"
@@ -67,9 +68,8 @@ def finite(values: dict[str, float]) -> Figures:
 def save(result: Result, folder: Path) -> None:
     """Write eval.json into a folder."""
     page = {"format": FORMAT, **{k: v for k, v in asdict(result).items() if k != "place"}}
-    part = folder / f"{FILE}.part"
-    part.write_text(json.dumps(page, indent=1), "utf-8")
-    os.replace(part, folder / FILE)
+    with whole(folder / FILE) as part:
+        part.write_text(json.dumps(page, indent=1), "utf-8")
 
 
 def load(folder: Path) -> Result:

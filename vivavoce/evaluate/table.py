@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from vivavoce.evaluate.columns import BY_KEY, COSTS, FIGURES, PASTED, PLATE, SYN
 from vivavoce.evaluate.pictures import sheet
 from vivavoce.evaluate.result import Figures, Result
 from vivavoce.evaluate.subject import Protocol
+from vivavoce.files import written
 from vivavoce.types import InputError
 
 log = logging.getLogger(__name__)
@@ -192,26 +191,17 @@ def write(results: Sequence[Result], out: str | Path, apart: bool = False, pictu
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([heads, *[["" if v is None else v for v in row] for row in rows]])
     made = {"eval.csv": text.getvalue(), "eval.md": markdown(results), "eval.html": page.page(blocks(results), results, notes(results))}
+    remedy = "make room or choose another --out"
     for name, content in made.items():
-        _whole(out / name, content.encode("utf-8"))
-    written = [out / name for name in made]
+        with written(out / name, remedy) as part:
+            part.write_text(content, "utf-8", newline="")
+    paths = [out / name for name in made]
     try:
-        _whole(out / "eval.xlsx", workbook.workbook(heads, rows, blocks(results), notes(results)))
-        written.append(out / "eval.xlsx")
+        with written(out / "eval.xlsx", remedy) as part:
+            part.write_bytes(workbook.workbook(heads, rows, blocks(results), notes(results)))
+        paths.append(out / "eval.xlsx")
     except InputError as error:
         log.warning("eval.xlsx is left out: %s", error)
     if pictures and sheet(results, out / "eval.png"):
-        written.append(out / "eval.png")
-    return written
-
-
-def _whole(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise InputError(path, f"cannot be written ({error.strerror or error})", "make room or choose another --out") from error
+        paths.append(out / "eval.png")
+    return paths

@@ -14,8 +14,6 @@ root is more nearly linear in the movement (held-out share of the lip gap's vari
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vivavoce.face import mesh, regions
+from vivavoce.files import whole
 from vivavoce.types import InputError
 
 FILE = Path(__file__).parent.parent / "weights" / "blendshapes.npz"
@@ -86,10 +85,8 @@ def save(basis: Basis, file: Path = FILE) -> None:
     offsets = basis.offsets.numpy()
     scale = np.abs(offsets).max((1, 2)) / 127
     steps = np.rint(offsets / np.maximum(scale, 1e-12)[:, None, None]).astype(np.int8)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as whole:
-        np.savez_compressed(whole, offsets=steps, scale=scale.astype(np.float32), lips=basis.lips.numpy().astype(np.float32))
-    os.chmod(whole.name, 0o644)  # temporary files are private
-    os.replace(whole.name, file)
+    with whole(file) as part:
+        np.savez_compressed(part, offsets=steps, scale=scale.astype(np.float32), lips=basis.lips.numpy().astype(np.float32))
 
 
 def align(points: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

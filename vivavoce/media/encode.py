@@ -15,8 +15,9 @@ import av
 import numpy as np
 from torch import Tensor
 
+from vivavoce import files
 from vivavoce.media.decode import sound
-from vivavoce.media.image import FULL, pixels
+from vivavoce.media.image import pixels
 from vivavoce.media.probe import EXACT, audio_stream, opened
 from vivavoce.types import FPS, RATE, InputError
 
@@ -64,7 +65,7 @@ class Writer:
         self.step = Fraction(source_rate or rate).limit_denominator(1001) / self.rate  # frames given for one frame of the file
         self.taken = 0  # frames given
         self.frames = 0  # frames in the file
-        self.part = self.path.with_name(f".part-{self.path.name}")
+        self.part = self.path.with_name(files.PART + self.path.name)
         if self.path.suffix.lower() not in KINDS:
             raise InputError(self.path, f"cannot write {self.path.suffix or 'a file without an ending'}", f"use one of: {' '.join(KINDS)}")
         if min(size) < 1 or max(size) > 16384:
@@ -167,8 +168,7 @@ class Writer:
             self._drop()
 
     def _failed(self, error: Exception) -> InputError:
-        number = getattr(error, "errno", None)
-        if number in FULL:
+        if files.full(error):
             return InputError(self.path, "the disk is full", "make room, or write elsewhere with --out")
         return InputError(self.path, f"cannot be written ({getattr(error, 'strerror', None) or error})", "choose another place or size")
 
@@ -215,10 +215,9 @@ def _usable(encoder: str, width: int, height: int) -> bool:
 def write_audio(path: str | Path, pieces: Iterable[Tensor], rate: int = RATE) -> int:
     """Write mono PCM16 wav from pieces [n] float32 in -1..1, whole or not at all; gives the number of samples."""
     path = Path(path)
-    part = path.with_name(f".part-{path.name}")
     count = 0
     try:
-        with wave.open(str(part), "wb") as file:
+        with files.whole(path) as part, wave.open(str(part), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(rate)
@@ -226,10 +225,7 @@ def write_audio(path: str | Path, pieces: Iterable[Tensor], rate: int = RATE) ->
                 values = (piece.detach().cpu().clamp(-1, 1) * 32767).round().numpy().astype("<i2")
                 file.writeframes(values.tobytes())
                 count += len(values)
-        os.replace(part, path)
     except OSError as e:
-        cause = "the disk is full" if e.errno in FULL else f"cannot be written ({e.strerror})"
+        cause = "the disk is full" if files.full(e) else f"cannot be written ({e.strerror})"
         raise InputError(path, cause, "make room or choose another place") from e
-    finally:
-        part.unlink(missing_ok=True)
     return count

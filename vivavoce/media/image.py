@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -13,13 +11,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from vivavoce import files
 from vivavoce.media.probe import limit
 from vivavoce.types import InputError
 
 # Pillow warns of large pictures on its own scale; here `limit` refuses them
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # however a disk says so
 QUALITY = 95  # of JPEG
 
 
@@ -70,23 +68,19 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
         InputError: an unknown ending, or a place that cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f".part-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kind = Image.registered_extensions()[path.suffix.lower()]
         whole = io.BytesIO()  # Pillow itself takes a full disk's short write for success
         Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0, compress_level=effort)  # each kind heeds its own
-        part.write_bytes(whole.getbuffer())
-        os.replace(part, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as part:
+            part.write_bytes(whole.getbuffer())
     except KeyError as e:
         raise InputError(path, "unknown kind of picture", "name it .png or .jpg") from e
     except (OSError, ValueError) as e:
         cause = getattr(e, "strerror", None) or str(e)
-        full = getattr(e, "errno", None) in FULL
-        remedy = "make room and run the same command again" if full else "choose another place, or an ending such as .png"
+        remedy = "make room and run the same command again" if files.full(e) else "choose another place, or an ending such as .png"
         raise InputError(path, f"cannot be written ({cause})", remedy) from e
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def pixels(image: Tensor | np.ndarray) -> np.ndarray:  # [...,C,H,W] 0..1 or uint8 [...,H,W,C] -> uint8 [...,H,W,C]

@@ -9,7 +9,6 @@ records, of which this needs a dozen, and none makes shapes from frames.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -20,22 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vivavoce.types import FPS, InputError
+from vivavoce.files import written
+from vivavoce.types import FPS
 
 FLOAT, UINT, VEC = 5126, 5125, {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
 ARRAY, ELEMENT = 34962, 34963  # what a buffer is for
 MAGIC, JSON_PART, BINARY_PART = b"glTF", b"JSON", b"BIN\0"
-
-
-def _whole(path: Path, data: bytes) -> None:
-    """Under a temporary name, then renamed."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(path, f"cannot be written ({error.strerror or error})", "free some space or choose another --out") from error
 
 
 def write_obj(path: str | Path, vertices: Tensor, faces: Tensor, flat: Tensor | None = None, picture: str = "") -> None:
@@ -55,9 +44,11 @@ def write_obj(path: str | Path, vertices: Tensor, faces: Tensor, flat: Tensor | 
     else:
         lines += ["f {} {} {}".format(*f) for f in (faces + 1).tolist()]
     if flat is not None and picture:
-        _whole(path.with_suffix(".mtl"), f"newmtl skin\nKd 1 1 1\nKs 0 0 0\nmap_Kd {picture}\n".encode())
+        with written(path.with_suffix(".mtl")) as part:
+            part.write_bytes(f"newmtl skin\nKd 1 1 1\nKs 0 0 0\nmap_Kd {picture}\n".encode())
         lines = [f"mtllib {path.with_suffix('.mtl').name}", "usemtl skin", *lines]
-    _whole(path, ("\n".join(lines) + "\n").encode())
+    with written(path) as part:
+        part.write_bytes(("\n".join(lines) + "\n").encode())
 
 
 def shapes(frames: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:  # [T,V,3] -> [V,3], [K,V,3], [T,K]
@@ -171,7 +162,8 @@ def write_glb(
         channels = [{"sampler": k, "target": {"node": 0, "path": name}} for k, name in enumerate(tracks)]
         document["animations"] = [{"name": "speech", "samplers": samplers, "channels": channels}]
     document |= {"bufferViews": store.views, "accessors": store.accessors, "buffers": [{"byteLength": len(store.data)}]}
-    _whole(Path(path), _packed(document, bytes(store.data)))
+    with written(Path(path)) as part:
+        part.write_bytes(_packed(document, bytes(store.data)))
     made = mean + torch.einsum("tk,kvc->tvc", weights, parts)
     return float((made - frames).norm(dim=2).max())
 

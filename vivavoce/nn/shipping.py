@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vivavoce.files import whole
 from vivavoce.types import InputError
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -19,11 +20,10 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 
 def write(path: Path, config: Any, state: dict[str, Tensor]) -> None:
     """A file as `read` reads it; `config`: a dataclass of plain settings."""
-    part = path.with_name(path.name + ".part")
     halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
-    save_file(halves, part, {"config": json.dumps(asdict(config))})
-    part.chmod(0o644)
-    part.replace(path)
+    with whole(path) as part:
+        save_file(halves, part, {"config": json.dumps(asdict(config))})
+        part.chmod(0o644)  # safetensors makes private files
 
 
 def read(method: str, speech: str, folder: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vivavoce import assets, heap
+from vivavoce import assets, files, heap
 from vivavoce.media import probe
 from vivavoce.prepare import inherit
 from vivavoce.prepare.folder import Folder, Options
@@ -243,7 +243,7 @@ def prepare(
                     where.abandon(source)  # while the folder is ours: another run may be waiting for it
                 raise
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if files.full(e):
             raise InputError(at, "the disk is full", "make room and run the same command again: it goes on where it stopped") from e
         if isinstance(e, PermissionError | NotADirectoryError | FileExistsError) or e.errno == errno.EROFS:
             raise InputError(e.filename or at, f"cannot be used ({e.strerror})", "choose another place with --folder") from e

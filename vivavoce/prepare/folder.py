@@ -34,9 +34,10 @@ from typing import Any
 
 import numpy as np
 
+from vivavoce import files
+from vivavoce.files import PART
 from vivavoce.types import InputError
 
-PART = ".part-"  # prefix of a file that is not whole yet; hidden, so that globs of older tools do not see it
 PATIENCE = 1.0  # s waited for a lock: the workers of a killed run end at once, but not in no time
 ORDER = ("id", "video", "options", "artefacts", "size", "rate", "frames", "split", "crop", "face", "faces")  # clip.json begins with these
 LISTED = 16  # artefacts of more files than this are told apart by names and sizes, smaller ones by content
@@ -143,12 +144,8 @@ class Folder:
         """A temporary path that becomes the file when the block ends well, and vanishes when it does not."""
         target = self.path.joinpath(*parts)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(PART + target.name)
-        try:
+        with files.whole(target) as part:
             yield part
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
 
     def update(self, **values: Any) -> None:
         """Set keys of clip.json and write it; steps that run side by side may."""

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import queue
 import secrets
 import shutil
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from vivavoce import registry, run, tts
+from vivavoce.files import whole
 from vivavoce.serve import marks, uploads
 from vivavoce.types import FPS, InputError
 
@@ -315,10 +315,9 @@ class Jobs:
             raise
 
     def _save(self, job: Job) -> None:
-        part = job.folder / ".part-job.json"
         try:
-            part.write_text(json.dumps(job.record(), indent=1))
-            os.replace(part, job.folder / "job.json")
+            with whole(job.folder / "job.json") as part:
+                part.write_text(json.dumps(job.record(), indent=1))
         except OSError as error:  # thrown away meanwhile, or a full disk: the job itself goes on
             log.warning("job %s is not recorded: %s", job.id, error.strerror)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vivavoce import __version__, registry
+from vivavoce import __version__, files, registry
 from vivavoce.method import Method
 from vivavoce.train import ranks
 from vivavoce.train.average import Average
@@ -160,15 +159,10 @@ def _plain(value: Any) -> bool:
 
 def atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """A file under its name when it is whole, or not at all. Raises InputError when the disk says no."""
-    temporary = path.with_name(path.name + ".part")
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(path, f"cannot be written ({error.strerror or error})", "free some space or choose another --out") from error
+        with files.written(path) as part:
+            write(part)
     except Exception as error:  # safetensors tells a full disk by its own SafetensorError
-        temporary.unlink(missing_ok=True)
         if type(error).__name__ != "SafetensorError":
             raise
         raise InputError(path, f"cannot be written ({error})", "free some space or choose another --out") from error

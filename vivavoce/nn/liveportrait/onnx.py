@@ -7,7 +7,6 @@ operator is what others need plug-ins for. Writing needs the packages onnx and o
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vivavoce.files import whole
 from vivavoce.nn import grid_sample3d
 from vivavoce.nn.liveportrait import Networks
 from vivavoce.nn.liveportrait.blocks import fold
@@ -92,13 +92,11 @@ def export(networks: Networks, folder: str | Path, side: int = 256) -> list[Path
     out = []
     for part in parts(networks.eval(), side):
         target = folder / f"{part.name}.onnx"
-        unfinished = target.with_name(target.name + ".part")
         free = tuple({0: torch.export.Dim("batch")} for _ in part.inputs)
-        with torch.no_grad():
+        with torch.no_grad(), whole(target) as unfinished:
             torch.onnx.export(
                 part.module.eval(), tuple(part.inputs.values()), str(unfinished), input_names=list(part.inputs),
                 output_names=list(part.outputs), dynamic_shapes=free, external_data=False, verbose=False, dynamo=True,
             )  # fmt: skip
-        os.replace(unfinished, target)
         out.append(target)
     return out

@@ -6,7 +6,6 @@ of a face), as in files made from photographs, so that a head stands upright the
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vivavoce.files import written
 from vivavoce.types import InputError
 
 HARMONIC = 0.28209479177387814  # of degree 0: 1 / (2 sqrt(pi))
@@ -39,13 +39,8 @@ def write(path: Path, means: Tensor, quaternions: Tensor, scales: Tensor, opacit
         *(f"property float {n}" for n in NAMES),
         "end_header\n",
     ]
-    part = path.with_name(path.name + ".part")
-    try:
+    with written(path, "free some space or choose another place") as part:
         part.write_bytes("\n".join(head).encode("ascii") + table.tobytes())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(path, f"cannot be written ({error.strerror or error})", "free some space or choose another place") from error
 
 
 def read(path: Path) -> dict[str, Tensor]:
