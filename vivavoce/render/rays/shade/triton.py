@@ -9,8 +9,8 @@ from torch import Tensor
 from . import triton_kernels
 from .contract import BEYOND, MOST, Net
 
-BLOCK, WARPS = 128, 4  # points and warps a program: four warps multiply together, and eight were a quarter slower
-LEAST = 32  # rows and columns of a product: 16 columns are wrong on Hopper, see the kernels
+BLOCK, WARPS = 64, 2  # points and warps a program; see the kernels for why two
+LEAST = 16  # rows and columns of a product of a tensor core
 
 
 def _wide(count: int) -> int:

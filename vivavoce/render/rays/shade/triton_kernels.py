@@ -1,6 +1,7 @@
 """Triton kernels: the networks of a frame for BLOCK points at a time. Weights lie [in,out], padded with zeros to powers of two.
 
-A product of 64 rows and 16 columns came out wrong on an H200 (Triton 3.6) and read beyond its memory: no product is that narrow here.
+Two warps a program: with four, Triton 3.6 multiplies by Hopper's asynchronous products, and on an H200 several of them in a row came out
+wrong or read beyond their memory (64 rows with 16 or 32 columns). Two warps multiply by the older, synchronous ones.
 """
 
 from __future__ import annotations
