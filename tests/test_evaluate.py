@@ -25,11 +25,11 @@ from torch import Tensor
 from tests.folders import lineage_folder
 from vivavoce import registry
 from vivavoce.cli import main
-from vivavoce.evaluate import Options, Result, evaluate, gathered, measure, write
+from vivavoce.evaluate import Options, Result, blocks, evaluate, gathered, measure, write
 from vivavoce.evaluate.faces import Track
 from vivavoce.evaluate.measure import Judges, Measure
 from vivavoce.evaluate.relative import PIVOT, relative
-from vivavoce.evaluate.table import blocks, notes
+from vivavoce.evaluate.table import notes
 from vivavoce.face.box import fill
 from vivavoce.face.crop import crop
 from vivavoce.face.pose import euler_from_matrix, matrix_from_euler

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from vivavoce.data.person import Person
 from vivavoce.evaluate import result as results_of
+from vivavoce.evaluate.block import blocks
 from vivavoce.evaluate.columns import BY_KEY, shown
 from vivavoce.evaluate.measure import Judges, Measure, face_boxes, heard
 from vivavoce.evaluate.pictures import Album
 from vivavoce.evaluate.relative import relative
 from vivavoce.evaluate.result import FILE, Result, finite, gathered
 from vivavoce.evaluate.subject import Protocol, Subject, distinct, folder_of, machine, people, prepared, protocol, subjects
-from vivavoce.evaluate.table import blocks, compare, notes, write
+from vivavoce.evaluate.table import compare, notes, write
 from vivavoce.face import regions
 from vivavoce.method import Renderer
 from vivavoce.types import InputError

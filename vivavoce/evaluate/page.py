@@ -7,18 +7,15 @@ import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from vivavoce.evaluate.block import Block, Row
 from vivavoce.evaluate.columns import VERSIONS, Column, shown
 from vivavoce.evaluate.pictures import FILM, FRAMES, fitted
 from vivavoce.evaluate.result import Result
 from vivavoce.media import read_image
-
-if TYPE_CHECKING:
-    from vivavoce.evaluate.table import Block, Row
 
 STRIP = 480  # px, height of a strip of three rows
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}

@@ -1,4 +1,4 @@
-"""Results as tables: one block a person and version, the ground truth first; csv, markdown, and the page and workbook of the same rows."""
+"""Results as tables: csv, markdown, and the page and workbook of the same rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vivavoce.evaluate import page, workbook
+from vivavoce.evaluate.block import TRUTH, Block, Row, blocks
 from vivavoce.evaluate.columns import BY_KEY, COSTS, FIGURES, PASTED, PLATE, SYNTHESISED, VERSIONS, Column, shown
 from vivavoce.evaluate.pictures import sheet
 from vivavoce.evaluate.result import Figures, Result
@@ -18,37 +18,6 @@ from vivavoce.files import written
 from vivavoce.types import InputError
 
 log = logging.getLogger(__name__)
-
-TRUTH = "ground truth"
-ROUGH = 0.05  # dB by which the ground truth of one person may differ between results: more is another preparation
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a block."""
-
-    title: str
-    figures: Figures  # of every column
-    result: Result | None  # None: the ground truth
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows that compare: one person, one protocol, one version."""
-
-    person: str
-    protocol: Protocol
-    version: str
-    rows: list[Row]
-
-    def columns(self) -> list[Column]:
-        """Those in which somebody has a figure."""
-        return [c for c in (*FIGURES, *COSTS) if any(r.figures.get(c.key) is not None for r in self.rows)]
-
-    def best(self, column: Column) -> float | None:
-        """The best figure among the methods, None where there is no better or nothing to choose from."""
-        values = [v for r in self.rows if r.result is not None and (v := r.figures.get(column.key)) is not None]
-        return (max if column.better > 0 else min)(values) if column.better and len(values) > 1 else None
 
 
 def compare(entries: Sequence[tuple[str, str, Protocol]]) -> None:
@@ -60,23 +29,6 @@ def compare(entries: Sequence[tuple[str, str, Protocol]]) -> None:
             size = f"--size {min(max(theirs.height, theirs.width), max(protocol.height, protocol.width))} to judge all at one size, or "
             remedy = f"add {size if 'size' in words else ''}--apart for a table each"
             raise InputError(f"{other} and {label}", f"{words} on {person} differ ({theirs}; {protocol}): figures do not compare", remedy)
-
-
-def blocks(results: Sequence[Result]) -> list[Block]:
-    """Rows grouped so that those of a block compare."""
-    groups: dict[tuple[str, Protocol], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.person, result.protocol), []).append(result)
-    out = []
-    for (person, protocol), members in groups.items():
-        for version in VERSIONS:
-            having = [r for r in members if version in r.made]
-            if having:
-                n: Figures = {"frames": float(protocol.count)}
-                rows = [Row(TRUTH, {**having[0].truth[version], **n}, None)]
-                rows += [Row(r.title, {**r.made[version], **r.costs, **n}, r) for r in having]
-                out.append(Block(person, protocol, version, rows))
-    return out
 
 
 def notes(results: Sequence[Result]) -> list[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vivavoce.evaluate.block import Block
 from vivavoce.evaluate.columns import FIGURES
 from vivavoce.types import InputError
-
-if TYPE_CHECKING:
-    from vivavoce.evaluate.table import Block
 
 DYNTET = {"psnr": "PSNR", "lpips": "LPIPS", "lmd": "LMD mouth", "lmd_eyes": "LMD eye", "csim": "identity cosine"}
 
