@@ -210,7 +210,10 @@ def test_kernels_agree_with_plain_torch(backend: str, device: str) -> None:
         pixels = draw.covered(target, triangles, draw.rasterize(target, triangles, size, "torch"))
         assert float((plain[1] - draw.paint(draw.carry(values, pixels), pixels, 2)).detach().abs().sum()) > 10  # there are outlines
         for wanted, found in zip(plain, fast, strict=True):
-            assert float((found - wanted).abs().mean()) < 5e-4 * float(wanted.abs().mean())
+            gap = (found - wanted).abs()
+            other = gap > 1e-3 * wanted.abs().max()  # an outline through the middle between two pixels may go to either on a GPU
+            assert float(other.float().mean()) < (4e-3 if device == "cuda" else 1e-9)
+            assert float(gap[~other].mean()) < 5e-4 * float(wanted.abs().mean())
 
 
 @pytest.mark.gpu
