@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.synthetic import SPACES, SyntheticPerson, expression
 from vivavoce import registry, speech, train
+from vivavoce.face import resting
 from vivavoce.methods.geneface_motion import GenefaceMotion, State
 from vivavoce.nn import manifold, voice
 from vivavoce.nn.expert import Expert
@@ -294,7 +295,7 @@ def test_an_expert_learns_what_belongs_together_and_judges_without_learning() ->
 
 
 def test_a_gate_takes_its_time_and_goes_on_where_it_was() -> None:
-    rows, gate = voice.slowed(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]), 0.0)
+    rows, gate = resting.slowed(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]), 0.0)
     assert torch.allclose(rows, torch.tensor([0.4, 0.8, 1.0, 0.75, 0.5])) and gate == pytest.approx(0.5)
 
 

@@ -14,6 +14,7 @@ from vivavoce.face import blendshapes
 
 SHUT_SHARE = 0.2  # of a stretch's frames, those with the narrowest mouth, make its rest
 OPEN = (0.0005, 0.0020)  # metres of a source's lip gap: below its mouth rests as it is, above as shut mouths rest
+GATE = (0.3, 0.7)  # probability of a voice at which the mouth is held shut, and left free
 FREED, HELD = 0.4, 0.25  # most a gate opens and shuts in a frame: a mouth takes three frames to begin and four to end
 
 
@@ -52,6 +53,12 @@ def closed(units: Tensor, shut: Tensor) -> Tensor:  # [52] scores, [52] roots ->
     mouth = torch.tensor(blendshapes.MOUTH, device=found.device)
     found[mouth] = torch.lerp(found[mouth], shut[mouth], share)
     return found
+
+
+def free(logit: Tensor) -> Tensor:  # [T] -> [T] 0..1
+    """How free a mouth is by the logit of there being a voice."""
+    low, high = GATE
+    return ((logit.sigmoid() - low) / (high - low)).clamp(0, 1)
 
 
 def slowed(free: Tensor, gate: float) -> tuple[Tensor, float]:  # [T] -> [T] 0..1

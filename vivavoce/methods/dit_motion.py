@@ -37,7 +37,6 @@ from vivavoce.nn.silence import SECONDS, not_speech
 from vivavoce.registry import register
 from vivavoce.types import FPS, Clip, InputError, Motion, Source
 
-GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
 UNSURE, FARTHEST = 0.3, 4.0  # noise on the context in training, so that a made one will do; most deviations a made one keeps
 CHUNKS, ROWS = 300, 1500  # of the source, that setup looks at
 
@@ -284,7 +283,7 @@ class DitMotion(Generator):
         if state.ready is not None and c.ahead:
             share = (torch.arange(1, c.ahead + 1, device=made.device) / (c.ahead + 1))[:, None]
             made = torch.cat([torch.lerp(state.ready[c.block :], made[: c.ahead], share), made[c.ahead :]])
-        free = ((logit[0, c.context : c.context + c.block].sigmoid() - GATE[0]) / (GATE[1] - GATE[0])).clamp(0, 1)
+        free = resting.free(logit[0, c.context : c.context + c.block])
         previous = torch.cat([state.previous, made[: c.block]])[-c.context :]
         return replace(state, ready=made, free=free, previous=previous)
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vivavoce.face import idle
+from vivavoce.face import idle, resting
 from vivavoce.method import Generator
 from vivavoce.nn import manifold, voice
 from vivavoce.nn.expert import Expert
@@ -36,7 +36,6 @@ from vivavoce.registry import register
 from vivavoce.types import Clip, InputError, Motion, Source
 
 SHUT_SHARE = 0.1  # of the frames, those with the narrowest mouth, make the rest
-GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
 FALL, LEAST, MOST = 0.3, 10, 60  # share of the windows that fall silent for a while in training; frames
 FLOOR = 0.02  # smallest deviation of a number of the expression, of the largest one
 COUNTS = 0.1  # least weight of a number that speech does not tell
@@ -251,8 +250,7 @@ class GenefaceMotion(Generator):
         moves, voiced = self.vae.speak(told.T[None], frame, noise, state.voiced)
         moves = c.strength * moves
         moves = torch.lerp(moves, manifold.project(moves, self.bank, c.neighbours, self.weight.sqrt()), c.lle) * self.deviation
-        low, high = GATE
-        free, gate = voice.slowed(((self.voice(told)[:, 0].sigmoid() - low) / (high - low)).clamp(0, 1), state.gate)
+        free, gate = resting.slowed(resting.free(self.voice(told)[:, 0]), state.gate)
         shut = c.blinks * idle.blink(frame, int(c.seed))[:, None] * self.blink
         expression = rest + free[:, None] * moves.clamp(self.low, self.high) + shut
         rotation, translation = (c.sway * v for v in idle.sway(frame, int(c.seed)))

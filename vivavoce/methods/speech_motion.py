@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from vivavoce.face import blendshapes, idle, resting
 from vivavoce.face.regions import BLENDSHAPES
 from vivavoce.method import Generator
-from vivavoce.nn import shipping
+from vivavoce.nn import shipping, voice
 from vivavoce.registry import register
 from vivavoce.types import Clip, InputError, Motion, Source
 
@@ -43,9 +43,6 @@ SPOKEN = (
     *((f"{name}Left", f"{name}Right") for name in ("mouthLowerDown", "mouthUpperUp", "mouthPress", "mouthSmile", "mouthStretch")),
 )
 EQUAL = (0.5, 2.0)  # how much a speaker's movement is lessened or enlarged in training
-LOUD, QUIET = 30.0, -50.0  # a frame is voiced within 30 dB of the chunk's loud moments and over -50 dB of full scale
-EARLY = 3  # frames: mouths open before they sound and shut after
-GATE = (0.3, 0.7)  # voice probability at which the mouth is held shut, and left free
 TASTE = ("strength", "sway", "seed")  # settings that training does not decide
 BLINK = 0.7  # blink score of shut eyes
 FAST, SLOW = 0.35, 0.04  # shares a frame takes in the running means of the voice's strength
@@ -169,7 +166,7 @@ class SpeechMotion(Generator):
         scores, rest = self._chunks(clip.units)
         chunks, length = scores.shape[:2]
         moves, logit = (v[: chunks * length].reshape(chunks, length, *v.shape[1:]) for v in self(clip.speech))
-        voiced = _voiced(clip.audio[: chunks * length].reshape(chunks, length, -1))
+        voiced = voice.voiced(clip.audio[: chunks * length].reshape(chunks, length, -1), alone=True)
         moves = moves * logit.sigmoid()[..., None]
         wanted = self._wanted(scores, rest)
         off = (moves - wanted) / self.spread
@@ -201,8 +198,7 @@ class SpeechMotion(Generator):
         """Scores [T,52], and the head's pose relative to the source's."""
         assert clip.speech is not None
         moves, logit = self(clip.speech.to(self.rest))
-        low, high = GATE
-        free, gate = resting.slowed(((logit.sigmoid() - low) / (high - low)).clamp(0, 1), state.gate)
+        free, gate = resting.slowed(resting.free(logit), state.gate)
         moves = self.config.strength * free[:, None] * moves
         frame = torch.arange(state.frame, state.frame + len(moves), device=moves.device)
         emphasis, strength = _emphasis(moves[:, 0].clamp(min=0) / self.spread[0], state.strength)
@@ -235,14 +231,6 @@ def _shares() -> Tensor:  # [len(SPOKEN),52]
         for name in names:
             share[k, BLENDSHAPES.index(name)] = 1 / len(names)
     return share
-
-
-def _voiced(audio: Tensor) -> Tensor:  # [C,L,640] -> [C,L] 0 or 1
-    """Frames with a voice, from their loudness, and the frames just before and after them."""
-    level = 10 * (audio.square().mean(-1) + 1e-10).log10()
-    loud = level.quantile(0.95, dim=1, keepdim=True)
-    voiced = (level > (loud - LOUD).clamp(min=QUIET)).float()
-    return F.max_pool1d(voiced[:, None], 2 * EARLY + 1, stride=1, padding=EARLY)[:, 0]
 
 
 def _emphasis(strength: Tensor, means: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:  # [T] -> [T] 0..1
