@@ -142,15 +142,17 @@ def parts(method: Renderer, clip: Clip, size: tuple[int, int], device: torch.dev
     assert clip.camera is not None and clip.body is not None
     camera, body, room = clip.camera, clip.body, method.room
     told, asked = method.tell(clip), []
+    scene = method.still(told) if hasattr(method, "still") else None
     origins, directions = (part[0] for part in rays.cast(camera, size))
-    look = room._asked(method, told, directions)
+    look = room.asked(method, told, directions, scene)
     ends = rays.box(origins, directions, room.occupancy.low, room.occupancy.high)
 
     def kept(positions: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
         asked.append((positions, ray))
         return look(positions, ray)
 
-    seen = room.traced(origins, directions, *ends, kept)
+    lines = origins, directions, *ends
+    seen = room.traced(lines, kept)
     positions, ray = (torch.cat(part) for part in zip(*asked, strict=True))
     hit = int((seen.opacity > 0.01).sum())
     count = f"{len(positions)} samples in {len(asked)} calls, {len(positions) / max(hit, 1):.1f} for each of {hit} rays that hit"
@@ -166,13 +168,13 @@ def parts(method: Renderer, clip: Clip, size: tuple[int, int], device: torch.dev
     works: dict[str, Callable[[], Any]] = {
         "condition": lambda: method.tell(clip),
         "rays and box": lambda: rays.box(*(part[0] for part in rays.cast(camera, size)), room.occupancy.low, room.occupancy.high),
-        "networks made ready": lambda: room._asked(method, told, directions),
+        "networks made ready": lambda: room.asked(method, told, directions, scene),
         "networks and grids": lambda: [look(place, number) for place, number in zip(positions.split(2**22), ray.split(2**22))],
         **{
             f"grid {k} alone": lambda module=module: module(inside[:, : module.layout.dims] if isinstance(module, grid.Grid) else inside)
             for k, module in enumerate(grids)
         },
-        "march, nothing stops": lambda: room.traced(origins, directions, *ends, blank),
+        "march, nothing stops": lambda: room.traced(lines, blank),
         "head": lambda: room.head(method, told, camera, size),
         "torso and background": lambda: room.torso(room.code(camera), body, size),
     }

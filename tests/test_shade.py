@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tests.synthetic import SyntheticPerson
 from vivavoce import registry
-from vivavoce.nn import grid
+from vivavoce.nn import grid, radiance
 from vivavoce.nn.fields import Rows, Views
+from vivavoce.render import rays
 from vivavoce.render.rays import shade
 from vivavoce.types import InputError
 
@@ -96,10 +97,42 @@ def test_a_frame_folded_is_the_field(name: str) -> None:
         ray = torch.randint(7, (200,))
         density, features, _ = method.density(points, told, Rows(None, 1))  # type: ignore[operator]
         colour = method.colour(features, Views(directions, ray), told, Rows(None, 1))  # type: ignore[operator]
-        found = method.still(told, directions)(points, ray)  # type: ignore[operator]
+        found = shade.asked(method.still(told), directions)(points, ray)  # type: ignore[operator]
     torch.testing.assert_close(found[0], density, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], colour, rtol=0, atol=1e-5)
     assert colour.std() > 0.01 and density.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("er_nerf", {}), ("geneface", {"ambient": 3}), ("r2_talker", {"features": 4}), ("r2_talker", {"features": 3}), ("rad_nerf", {})],
+)
+def test_a_frame_in_one_kernel_is_that_of_plain_torch(name: str, changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables hashed, tiled and dense, in two dimensions and three, of one, two and four features, one level half open; three features
+    are more than the kernel knows, and are drawn all the same."""
+    torch.manual_seed(0)
+    method, person = registry.create(name, "tiny", **changes), SyntheticPerson(space="landmarks")
+    if method.speech:
+        person = SyntheticPerson(window=method.window)
+    for parameter in method.parameters():
+        torch.nn.init.normal_(parameter, std=0.15 if name == "r2_talker" else 0.4)  # its scales are products
+    if name == "r2_talker":
+        method.open_levels.fill_(2.5)  # type: ignore[union-attr, operator]
+    method.eval()
+    clip, room = person.clip([3], method.needs), method.room
+    clip.speech = torch.randn(1, sum(method.window), 8)
+    room.occupancy.update(lambda points: 50 * (points.norm(dim=1) < 0.09))  # type: ignore[union-attr, operator]
+    with torch.no_grad():
+        told = method.tell(clip)  # type: ignore[operator]
+        assert shade.whole(method.still(told)) == (changes != {"features": 3})  # type: ignore[operator]
+        fast = room.head(method, told, clip.camera, (40, 44))  # type: ignore[union-attr, operator]
+        for module in (shade, grid, rays):
+            monkeypatch.setattr(module, "choose", lambda *_: "torch")
+        monkeypatch.setattr(radiance, "UNSEEN", 1e-4)
+        slow = room.head(method, told, clip.camera, (40, 44))  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(fast[0], slow[0], atol=2.5e-3, rtol=0)
+    torch.testing.assert_close(fast[1], slow[1], atol=1e-3, rtol=0)
+    assert slow[0][:, 3].max() > 0.9 and slow[0][:, 3].min() == 0 and slow[0][:, :3].std() > 0.05
 
 
 @pytest.mark.gpu

@@ -115,7 +115,7 @@ class ErNerf(Renderer):
     def colour(self, features: Tensor, views: Views, told: Heard, rows: Rows) -> Tensor:
         return self.shine(features, self.solid.shown, views, told.frame, rows)
 
-    def still(self, told: Heard, directions: Tensor) -> shade.Still:
+    def still(self, told: Heard) -> shade.Scene:
         """The field of one frame: what regions hear is speech and eyes times a gate, so that both go into the weights behind the gates."""
         net = self.solid.net
         place, speech, eyes = net.point.weight.split((self.planes.width, told.speech.shape[1], 2), 1)
@@ -123,10 +123,10 @@ class ErNerf(Renderer):
         gates = shade.Gates(
             self.hears.point.weight, speech * told.speech @ heard.weight, self.sees.point.weight, lids.weight, eyes * told.eyes
         )
-        bias = torch.zeros_like(net.linear[0].weight[0])
-        made = folded(self.solid.last, self.shine, first=(place,), bias=bias, second=net.linear[0].weight, gates=gates)
-        look = shade.colours(made, self.shine.from_rays(directions, told.frame))
-        return lambda points, ray: look([self.planes(points, dtype=look.dtype)], ray)
+        bias, second = torch.zeros_like(net.linear[0].weight[0]), net.linear[0].weight
+        return folded(
+            self.planes.reads(), self.solid.last, self.shine, told.frame, first=(place,), bias=bias, second=second, gates=gates
+        )  # fmt: skip
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

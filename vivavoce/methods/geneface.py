@@ -22,7 +22,7 @@ from vivavoce.nn.fields import AmbientField, Individual, Rows, Views
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
 from vivavoce.registry import register
-from vivavoce.render.rays.shade import Still
+from vivavoce.render.rays.shade import Scene
 from vivavoce.types import Clip, Source
 
 
@@ -104,8 +104,8 @@ class Geneface(Renderer):
     def colour(self, features: Tensor, views: Views, told: Seen, rows: Rows) -> Tensor:
         return self.field.colour(features, views, told.frame, rows)
 
-    def still(self, told: Seen, directions: Tensor) -> Still:
-        return self.field.still(told.marks, told.eyes, told.frame, directions)
+    def still(self, told: Seen) -> Scene:
+        return self.field.still(told.marks, told.eyes, told.frame)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

@@ -138,15 +138,14 @@ class R2Talker(Renderer):
     def colour(self, features: Tensor, views: Views, told: Steered, rows: Rows) -> Tensor:
         return self.shine(features, self.solid.weight[1:], views, told.frame, rows)
 
-    def still(self, told: Steered, directions: Tensor) -> shade.Still:
+    def still(self, told: Steered) -> shade.Scene:
         """The field of one frame: scales and shifts go into the weights."""
         (one, two), (up, right) = 1 + told.scale[0].view(2, -1), told.shift[0].view(2, -1)
-        made = folded(
-            self.solid.weight, self.shine, first=(one[:, None] * self.point.weight,), bias=self.lids(told.eyes)[0] * one + up,
+        return folded(
+            self.places.reads(float(self.open_levels)), self.solid.weight, self.shine, told.frame,
+            first=(one[:, None] * self.point.weight,), bias=self.lids(told.eyes)[0] * one + up,
             second=two[:, None] * self.within.weight, bend=right,
         )  # fmt: skip
-        look, opened = shade.colours(made, self.shine.from_rays(directions, told.frame)), float(self.open_levels)
-        return lambda points, ray: look([self.places(points, opened, look.dtype)], ray)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vivavoce.nn.grid import Grid
 from vivavoce.render.rays import shade
+from vivavoce.render.rays.shade import spherical
 from vivavoce.types import Clip
 
 SHIFT = 2.5  # of the logarithm of the density: an untrained head is half opaque, a sixteenth of its box deep
@@ -80,19 +81,6 @@ def waves(points: Tensor, octaves: int) -> Tensor:  # [N,d] -> [N,d+2*d*octaves]
     """The points, and sine and cosine of them times 1, 2, 4, ... (Mildenhall et al., NeRF, 2020, eq. 4, without its pi)."""
     scaled = points[:, None] * 2.0 ** torch.arange(octaves, device=points.device)[:, None]
     return torch.cat([points, scaled.sin().flatten(1), scaled.cos().flatten(1)], 1)
-
-
-def spherical(directions: Tensor) -> Tensor:  # [N,3] of unit length -> [N,16]
-    """Real spherical harmonics of degree 0 to 3."""
-    x, y, z = directions.unbind(1)
-    xx, yy, zz = x * x, y * y, z * z
-    values = [
-        torch.full_like(x, 0.28209479), -0.48860251 * y, 0.48860251 * z, -0.48860251 * x,
-        1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (3 * zz - 1), -1.09254843 * x * z, 0.54627422 * (xx - yy),
-        -0.59004359 * y * (3 * xx - yy), 2.89061144 * x * y * z, -0.45704580 * y * (5 * zz - 1), 0.37317633 * z * (5 * zz - 3),
-        -0.45704580 * x * (5 * zz - 1), 1.44530572 * z * (xx - yy), -0.59004359 * x * (xx - 3 * yy),
-    ]  # fmt: skip
-    return torch.stack(values, 1)
 
 
 class Told(nn.Module):
@@ -182,21 +170,27 @@ class Colour(nn.Module):
         assert self.net.row is not None
         return tinted(self.net.rest(rows.add(first, self.net.row(code))))
 
-    def from_rays(self, directions: Tensor, code: Tensor) -> Tensor:  # [R,3], [1,code] -> [R,hidden]
-        """What direction and code add to the layer inside."""
-        assert self.net.row is not None
-        return spherical(directions) @ self.net.point.weight[:, self.width :].t() + self.net.row(code)
-
 
 def tinted(out: Tensor) -> Tensor:
     """Numbers -> colours; a little beyond 0..1, so that black and white are reached."""
     return torch.sigmoid(out) * (1 + 2 * shade.BEYOND) - shade.BEYOND
 
 
-def folded(last: Tensor, shine: Colour, **layers: Any) -> shade.Net:
-    """The density net's last layer [1+K,K] joined with the colour net; `layers`: the other fields of the `shade.Net` of a frame."""
-    tint = shine.net.point.weight[:, : shine.width] @ last[1:]
-    return shade.Net(solid=last[0], shift=SHIFT, tint=tint, last=shine.net.linear[-1].weight, **layers)
+def folded(
+    places: shade.Read,
+    last: Tensor,
+    shine: Colour,
+    frame: Tensor,
+    listen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+    around: shade.Read | None = None,
+    **layers: Any,
+) -> shade.Scene:
+    """A field in one frame: the density net's last layer [1+K,K] joined with the colour net, which hears the code `frame` [1,code].
+    `layers`: the other fields of the `shade.Net`; the rest as of `shade.Scene`."""
+    tint, sight = shine.net.point.weight.split((shine.width, 16), 1)
+    assert shine.net.row is not None
+    net = shade.Net(solid=last[0], shift=SHIFT, tint=tint @ last[1:], last=shine.net.linear[-1].weight, **layers)
+    return shade.Scene(places, net, sight, shine.net.row(frame)[0], listen, around)
 
 
 class Individual(nn.Module):
@@ -243,18 +237,14 @@ class AmbientField(nn.Module):
     def colour(self, inner: Tensor, views: Views, frame: Tensor, rows: Rows) -> Tensor:  # -> [N,3]
         return self.shine(inner, self.solid.shown, views, frame, rows)
 
-    def still(self, told: Tensor, eyes: Tensor, frame: Tensor, directions: Tensor) -> shade.Still:
-        """The field of one frame (`told`, `eyes`, `frame` [1,...]), to be drawn on rays of these directions [R,3]."""
+    def still(self, told: Tensor, eyes: Tensor, frame: Tensor) -> shade.Scene:
+        """The field of one frame (`told`, `eyes`, `frame` [1,...])."""
         net, wide = self.solid.net, self.places.width
         assert net.row is not None and self.listen.row is not None
         first = net.point.weight.split((wide, self.around.width), 1)
-        made = folded(self.solid.last, self.shine, first=first, bias=net.row(eyes)[0], second=net.linear[0].weight)
-        look = shade.colours(made, self.shine.from_rays(directions, frame))
         second, third = self.listen.linear
-        hear = shade.coordinates(self.listen.point.weight, self.listen.row(told)[0], second.weight, third.weight)
-
-        def ask(points: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-            here = self.places(points, dtype=look.dtype)
-            return look([here, self.around(hear(here), dtype=look.dtype)], ray)
-
-        return ask
+        return folded(
+            self.places.reads(), self.solid.last, self.shine, frame,
+            (self.listen.point.weight, self.listen.row(told)[0], second.weight, third.weight), self.around.reads(),
+            first=first, bias=net.row(eyes)[0], second=net.linear[0].weight,
+        )  # fmt: skip

@@ -8,7 +8,7 @@ are drawn, what they are compared with and when which part learns stands here. A
     told = self.tell(clip)                                          # a NamedTuple of tensors [T,...]: any condition it likes
     density, features, aside = self.density(points, told, rows)     # [N,3] in 0..1 of the box -> [N], [N,F], [N]
     colour = self.colour(features, views, told, rows)               # [N,3]; views: the rays that the points lie on
-    look = self.still(told, directions)                             # if it can: both, for one row that is only drawn, in fewer sums
+    scene = self.still(told)                                        # if it can: both, of one row that is only drawn, in fewer sums
     self.room.render(self, told, clip)                              # -> [T,3,H,W]
     self.room.refresh(self, told, step)                             # in update: which cells of the box hold something
     self.room.losses(self, told, clip, step)                        # -> named scalars
@@ -35,13 +35,13 @@ from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
-from vivavoce.nn import avatar
-from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals, pose_code
+from vivavoce.nn import avatar, viewing
+from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals
 from vivavoce.nn.fields import Rows, Views
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
-from vivavoce.render.rays.shade import Still
+from vivavoce.render.rays import shade
 from vivavoce.types import Camera, Clip, InputError, Source
 
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
@@ -52,8 +52,7 @@ CLOSE, WIDE = 0.015, 0.03  # metres around them: looked into from the start, and
 THIN = 5.0  # density, a box deep, of what counts as empty
 FADE = 0.85  # what a look leaves of the density a cell had: trainings are short, and empty space must be left soon
 RISE = 0.03  # share of the steps in which a rate rises
-TURN = {"cpu": 4}  # samples a ray goes on by before the opaque ones are left behind: a round costs a GPU more than the samples do
-TURN_ELSEWHERE = 16
+TURN = 4, 16  # samples a ray goes on by before the opaque ones are left behind, on a CPU and elsewhere: a round costs a GPU more
 UNSEEN = 2e-3  # a drawn ray through which less is seen goes no further: half a step of grey
 TINY: dict[str, Any] = dict(
     steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=4, size=48, cells=16, samples=24, most=12,
@@ -89,6 +88,9 @@ class Recipe:
     mask: float = 0.1  # weight of the head's outline
     flow_cells: int = 12  # of the torso's flow along each side
     seed: int = 0  # of everything random
+
+
+Lines = tuple[Tensor, Tensor, Tensor, Tensor]  # rays: origins, directions [R,3], near, far [R]
 
 
 class Field(Protocol):
@@ -151,13 +153,9 @@ class Radiance(nn.Module):
     @torch.no_grad()
     def start(self, source: Source, every: Signals) -> None:
         """The box around the tracked head and where in it to look; torso and background; statistics of the training cameras."""
-        cameras = every.camera
-        u, _, v = torch.linalg.svd(cameras.pose[:, :3, :3].mean(0))
-        self.pose_center.copy_(u @ v)
-        self.focal.copy_(cameras.focal[0, 0])
-        raw = pose_code(cameras, self.pose_center)
-        self.pose_mean.copy_(raw.mean(0))
-        self.pose_deviation.copy_(raw.std(0).clamp_min(1e-3))
+        self.focal.copy_(every.camera.focal[0, 0])
+        for kept, value in zip((self.pose_center, self.pose_mean, self.pose_deviation), viewing.pose_statistics(every.camera)):
+            kept.copy_(value)
         some = source.clip(torch.linspace(0, len(source) - 1, min(len(source), PRETTY)).long(), SETUP - {"frames"})
         assert some.camera is not None and some.body is not None and some.labels is not None
         assert some.torso is not None and some.background is not None
@@ -192,18 +190,14 @@ class Radiance(nn.Module):
     # ---- what depends on the camera ----
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
-        """The head's pose in standard deviations of the training rows, no farther than three: nobody trained beyond. Blurred while
-        training: a pose known exactly is the number of its frame, and the frame is learned by heart."""
-        code = ((pose_code(camera, self.pose_center) - self.pose_mean) / self.pose_deviation).clamp(-3, 3)
+        """As `viewing.standard_pose`. Blurred while training: a pose known exactly is the number of its frame, and the frame is learned by
+        heart."""
+        code = viewing.standard_pose(camera, self.pose_center, self.pose_mean, self.pose_deviation)
         return code + self.recipe.noise * torch.randn_like(code) if self.training else code
 
     def canvas(self, camera: Camera) -> tuple[int, int]:
-        """H, W of the frames that such cameras see: twice the focal length of training gives twice its height and width."""
-        zoom, (x, y) = float(camera.focal[0, 0]) / float(self.focal), camera.center[0].tolist()
-        height, width = self.size.tolist()
-        near = zip((height * zoom, width * zoom), (2 * y, 2 * x), strict=True)  # a centred camera knows the last pixel too
-        rows, columns = (round(middle if abs(middle - scaled) < 2 else scaled) for scaled, middle in near)
-        return rows, columns
+        """As `viewing.canvas`."""
+        return viewing.canvas(camera, self.size, self.focal)
 
     # ---- the field, in the box ----
 
@@ -239,26 +233,32 @@ class Radiance(nn.Module):
         """Premultiplied RGBA [T,4,H,W] and mean depth [T,H,W] in metres of the head alone. Row by row: none depends on another, and
         memory does not grow with their number."""
         pictures, depths = [], []
+        still: Callable[[Any], shade.Scene] | None = getattr(field, "still", None)
         for t in range(len(camera.pose)):
             origins, directions = (part[0] for part in rays.cast(camera[t : t + 1], size))
+            lines = origins, directions, *rays.box(origins, directions, self.occupancy.low, self.occupancy.high)
             one = type(told)(*(part[t : t + 1] for part in told))
-
-            ends = rays.box(origins, directions, self.occupancy.low, self.occupancy.high)
-            seen = self.traced(origins, directions, *ends, self._asked(field, one, directions))
+            scene = still(one) if still else None
+            if scene is not None and shade.whole(scene):
+                seen = shade.draw(scene, lines, self.occupancy, *self.stride, UNSEEN)
+            else:
+                seen = self.traced(lines, self.asked(field, one, directions, scene))
             pictures.append(torch.cat([seen.features, seen.opacity[:, None]], 1).t().unflatten(1, size))
             depths.append((seen.depth / seen.opacity.clamp_min(1e-6)).unflatten(0, size))
         return torch.stack(pictures), torch.stack(depths)
 
-    def traced(self, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, ask: rays.Field) -> rays.Composited:
-        """Rays [R,3], [R,3], [R], [R] drawn through `ask`: a sample of a drawn ray stands for `stride` of training."""
-        most, turn = math.ceil(self.recipe.most / self.recipe.stride), TURN.get(origins.device.type, TURN_ELSEWHERE)
-        step = self.step * self.recipe.stride
-        return rays.trace(origins, directions, near, far, self.occupancy, ask, step, most, turn=turn, stop=UNSEEN)
+    @property
+    def stride(self) -> tuple[float, int]:
+        """Metres between two samples of a drawn ray, which stand for `stride` of training, and how many it has at most."""
+        return self.step * self.recipe.stride, math.ceil(self.recipe.most / self.recipe.stride)
 
-    def _asked(self, field: Field, told: Any, directions: Tensor) -> rays.Field:
+    def traced(self, lines: Lines, ask: rays.Field) -> rays.Composited:
+        """Rays drawn through `ask`."""
+        return rays.trace(*lines, self.occupancy, ask, *self.stride, turn=TURN[lines[0].device.type != "cpu"], stop=UNSEEN)
+
+    def asked(self, field: Field, told: Any, directions: Tensor, scene: shade.Scene | None = None) -> rays.Field:
         """A row of `told` as the field that rays are traced through; on a GPU with networks in half precision."""
-        still: Callable[[Any, Tensor], Still] | None = getattr(field, "still", None)
-        look = still(told, directions) if still else None
+        look = shade.asked(scene, directions) if scene is not None else None
         depth, rows = self.depth, Rows(None, 1)
 
         def ask(positions: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,16 +25,15 @@ Mueller et al., Instant neural graphics primitives, SIGGRAPH 2022; tri-plane: Li
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from types import ModuleType
 
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
 from torch import Tensor, nn
 
-from vivavoce.types import InputError
+from vivavoce.render.backends import choose, load
+from vivavoce.render.rays.shade import Level, Read
 
-from .plan import KINDS, Plan, plan
+from .plan import KINDS, PRIMES, Plan, plan
 
 __all__ = ["BACKENDS", "KINDS", "Grid", "TriPlane", "choose", "read"]
 
@@ -43,20 +42,8 @@ PLANES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz: ER-NeRF's order
 START = 1e-4  # a table starts uniform within this
 
 
-def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> str:
-    """The fastest back end there is for tensors of this device and dtype."""
-    name = {"cuda": "triton", "cpu": "numba"}.get(device.type, "torch")
-    return name if dtype == pytorch.float32 and name in BACKENDS and importlib.util.find_spec(name) else "torch"
-
-
 def _load(backend: str, like: Tensor) -> ModuleType:
-    if backend == "auto":
-        backend = choose(like.device, like.dtype)
-    if backend not in BACKENDS:
-        raise InputError(f"back end {backend}", "is not known to nn.grid", f"use auto or one of {', '.join(BACKENDS)}")
-    if backend != "torch" and importlib.util.find_spec(backend) is None:
-        raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
-    return importlib.import_module(f"{__name__}.{backend}")
+    return load(__name__, BACKENDS, backend, choose(like.device, like.dtype))
 
 
 def _shares(layout: Plan, open_levels: float | None) -> tuple[float, ...]:
@@ -103,6 +90,18 @@ def _several(
     return pytorch.cat(parts, -1).to(dtype or tables[0].dtype)
 
 
+def _reads(look: nn.Module, tables: list[Tensor], layout: Plan, axes: tuple[tuple[int, ...], ...], open_levels: float | None) -> Read:
+    """Tables of one layout as drawing kernels read them; without levels where they cannot: smooth weights, features no power of two."""
+    levels = []
+    for table, some in zip(tables, axes, strict=True):
+        for level, share in zip(layout.levels, _shares(layout, open_levels), strict=True):
+            part = table.detach()[level.start : level.start + level.size]
+            times = PRIMES if level.hashed else (*level.strides, 0)
+            levels.append(Level(part, level.scale, times[1], times[2], level.hashed, level.mask, share, some))
+    plain = not layout.smooth and layout.features & (layout.features - 1) == 0
+    return Read(lambda points, dtype: look(points, open_levels, dtype), levels if plain else None)
+
+
 class Grid(nn.Module):
     """Features of points in the unit square or cube.
 
@@ -140,6 +139,10 @@ class Grid(nn.Module):
         """[N,dims] in 0..1 -> [N,width]."""
         return read(points, self.table, self.layout, open_levels, self.backend, dtype)
 
+    def reads(self, open_levels: float | None = None) -> Read:
+        """The grid for drawing."""
+        return _reads(self, [self.table], self.layout, (tuple(range(self.layout.dims)),), open_levels)
+
 
 class TriPlane(nn.Module):
     """Features of points in the unit cube from three 2-D grids, on xy, yz and xz, one after the other. Arguments as of `Grid`."""
@@ -164,3 +167,8 @@ class TriPlane(nn.Module):
         layout: Plan = self.planes[0].layout  # type: ignore[assignment]
         tables: list[Tensor] = [plane.table for plane in self.planes]  # type: ignore[misc]
         return _several(points, tables, layout, PLANES, open_levels, self.backend, dtype)
+
+    def reads(self, open_levels: float | None = None) -> Read:
+        """The planes for drawing."""
+        layout: Plan = self.planes[0].layout  # type: ignore[assignment]
+        return _reads(self, [plane.table for plane in self.planes], layout, PLANES, open_levels)  # type: ignore[misc]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vivavoce.render.backends import floats
 from vivavoce.render.threads import kernels
 
 from . import numba_kernels
@@ -31,16 +32,10 @@ def _arrays(plan: Plan) -> tuple[NDArray[Any], ...]:
     )
 
 
-def _array(part: Tensor) -> NDArray[np.float32]:
-    if part.device.type != "cpu" or part.dtype != torch.float32:
-        raise TypeError(f"the numba back end takes float32 on the CPU, not {part.dtype} on {part.device}")
-    return part.detach().contiguous().numpy()
-
-
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, plan: Plan, opened: tuple[float, ...]) -> Tensor:
-        places, entries = _array(points), _array(table).reshape(-1)
+        places, entries = floats(points), floats(table).reshape(-1)
         words = entries.view(np.int64) if plan.features % 2 == 0 else np.empty(0, np.int64)
         settings = (*_arrays(plan), np.array(opened, np.float32), plan.smooth, (0,) * plan.dims, (0,) * plan.features)
         out = torch.empty(len(points), len(plan.levels) * plan.features)
@@ -55,15 +50,15 @@ class _Read(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         points, table = ctx.saved_tensors
-        pull = _array(grad.unflatten(1, (-1, ctx.features)).transpose(0, 1))  # [L,N,F]: each level reads its own in order
+        pull = floats(grad.unflatten(1, (-1, ctx.features)).transpose(0, 1))  # [L,N,F]: each level reads its own in order
         to_points, to_table = None, None
         with kernels():  # of no points, too: an empty loop and zeros
             if ctx.needs_input_grad[1]:
                 to_table = torch.zeros_like(table, memory_format=torch.contiguous_format)
-                numba_kernels.table_grad(_array(points), pull, *ctx.settings, to_table.numpy().reshape(-1))
+                numba_kernels.table_grad(floats(points), pull, *ctx.settings, to_table.numpy().reshape(-1))
             if ctx.needs_input_grad[0]:
                 to_points = torch.zeros(points.shape)
-                numba_kernels.points_grad(_array(points), _array(table).reshape(-1), pull, *ctx.settings, to_points.numpy())
+                numba_kernels.points_grad(floats(points), floats(table).reshape(-1), pull, *ctx.settings, to_points.numpy())
         return to_points, to_table, None, None
 
 

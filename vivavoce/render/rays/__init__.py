@@ -24,15 +24,14 @@ Gradients reach sigma and features. Positions carry none; for gradients in the c
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
 from torch import Tensor
 
-from vivavoce.types import Camera, InputError
+from vivavoce.render.backends import choose, load
+from vivavoce.types import Camera
 
 from .contract import STOP, Composited, Samples
 from .occupancy import Occupancy
@@ -44,20 +43,8 @@ CLOSEST = 0.05  # world units in front of a camera where nothing is looked for
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # positions [M,3], ray [M] -> sigma [M], features [M,C]
 
 
-def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> str:
-    """The fastest back end there is for tensors of this device and dtype."""
-    name = {"cuda": "triton", "cpu": "numba"}.get(device.type, "torch")
-    return name if dtype == pytorch.float32 and name in BACKENDS and importlib.util.find_spec(name) else "torch"
-
-
 def _load(backend: str, like: Tensor) -> ModuleType:
-    if backend == "auto":
-        backend = choose(like.device, like.dtype)
-    if backend not in BACKENDS:
-        raise InputError(f"back end {backend}", "is not known to render.rays", f"use auto or one of {', '.join(BACKENDS)}")
-    if backend != "torch" and importlib.util.find_spec(backend) is None:
-        raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
-    return importlib.import_module(f"{__name__}.{backend}")
+    return load(__name__, BACKENDS, backend, choose(like.device, like.dtype))
 
 
 def cast(camera: Camera, size: tuple[int, int], pixels: Tensor | None = None) -> tuple[Tensor, Tensor]:

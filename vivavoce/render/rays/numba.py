@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vivavoce.render.backends import floats
 from vivavoce.render.threads import kernels
 
 from . import numba_kernels
@@ -17,18 +17,12 @@ from .contract import LATTICE, Cells
 from .torch import Found
 
 
-def _array(part: Tensor) -> NDArray[np.float32]:
-    if part.device.type != "cpu" or part.dtype != torch.float32:
-        raise TypeError(f"the numba back end takes float32 on the CPU, not {part.dtype} on {part.device}")
-    return part.detach().contiguous().numpy()
-
-
-def _cells(cells: Cells | None) -> tuple[Any, ...]:
-    """Low corner, cells a length, side, bits, blocks: side 0 where everything is occupied."""
+def cells_of(cells: Cells | None) -> tuple[Any, ...]:
+    """Low corner, cells a length, side, bits in words of 32: side 0 where everything is occupied."""
     if cells is None:
-        return np.zeros(3, np.float32), np.zeros(3, np.float32), 0, np.zeros(0, np.uint8), np.zeros(0, np.bool_)
+        return np.zeros(3, np.float32), np.zeros(3, np.float32), 0, np.zeros(1, np.uint32)
     per = cells.resolution / (cells.high - cells.low)
-    return _array(cells.low), _array(per), cells.resolution, cells.bits.numpy(), cells.blocks.numpy()
+    return floats(cells.low), floats(per), cells.resolution, cells.bits.numpy().view(np.uint32)
 
 
 def march(
@@ -42,16 +36,16 @@ def march(
 ) -> tuple[Found, Tensor]:
     """As `torch.march`."""
     count = len(rays[2])
-    origins, directions, near, far = (_array(part) for part in rays)
+    origins, directions, near, far = (floats(part) for part in rays)
     begin = np.zeros(count, np.int32) if first is None else first.numpy()
-    inside = np.full(count, 0.5, np.float32) if jitter is None else _array(jitter)
+    inside = np.full(count, 0.5, np.float32) if jitter is None else floats(jitter)
     most = min(most, LATTICE)
     slots, counts = np.empty((count, most), np.int32), np.empty(count, np.int64)  # pages of slots that no ray fills cost nothing
     after, starts, stride = torch.empty(count, dtype=torch.int32), torch.zeros(count + 1, dtype=torch.int64), np.float32(step)
     if count:
         with kernels():
             numba_kernels.find(
-                origins, directions, near, far, begin, inside, *_cells(cells), stride, most, slots, counts, after.numpy()
+                origins, directions, near, far, begin, inside, *cells_of(cells), stride, most, slots, counts, after.numpy()
             )  # fmt: skip
         torch.cumsum(torch.from_numpy(counts), 0, out=starts[1:])
     found = int(starts[-1])
@@ -76,7 +70,7 @@ class _Composite(torch.autograd.Function):
         if rays:
             with kernels():
                 numba_kernels.composite(
-                    _array(sigma), _array(features), _array(t), _array(dt), starts.numpy(),
+                    floats(sigma), floats(features), floats(t), floats(dt), starts.numpy(),
                     drawn.numpy(), opacity.numpy(), depth.numpy(), weights.numpy(), through.numpy(),
                 )  # fmt: skip
         ctx.save_for_backward(sigma, features, t, dt, starts, weights, through)
@@ -90,8 +84,8 @@ class _Composite(torch.autograd.Function):
         to_sigma, to_features = torch.empty(sigma.shape), torch.empty(features.shape)
         with kernels():
             numba_kernels.composite_grad(
-                _array(sigma), _array(features), _array(t), _array(dt), starts.numpy(), weights.numpy(), through.numpy(),
-                *(_array(pull) for pull in pulls[:3]), to_sigma.numpy(), to_features.numpy(),
+                floats(sigma), floats(features), floats(t), floats(dt), starts.numpy(), weights.numpy(), through.numpy(),
+                *(floats(pull) for pull in pulls[:3]), to_sigma.numpy(), to_features.numpy(),
             )  # fmt: skip
         return to_sigma, to_features, None, None, None
 
@@ -112,5 +106,5 @@ def accumulate(
         with kernels():
             numba_kernels.accumulate(
                 *(part.numpy() for part in sums), alive.numpy(),
-                _array(sigma), _array(features), _array(t), _array(dt), starts.numpy(),
+                floats(sigma), floats(features), floats(t), floats(dt), starts.numpy(),
             )  # fmt: skip

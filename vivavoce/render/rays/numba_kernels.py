@@ -5,72 +5,81 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
 
-from .contract import BLOCK, LATTICE, STOP
+from .contract import LATTICE, STOP
 
 RUN = 64  # rays a task
-F, I32 = np.float32, np.int32
-ZERO, ONE, SIDE = F(0), F(1), F(BLOCK)
+SPAN = 64  # intervals looked at together
+F, I32, U32, U64 = np.float32, np.int32, np.uint32, np.uint64
+ZERO, ONE = F(0), F(1)
 DONE = F(STOP)
 # NaN and infinite distances must end a ray, as they do in plain torch
 OPTIONS: dict[str, Any] = {"fastmath": {"nsz"}, "error_model": "numpy", "cache": True, "nogil": True}
 
 
-@njit(inline="always", **OPTIONS)
-def blocked(place, heading):
-    """Distance in t from `place` (cells) to the end of its block along one axis, at `heading` cells a length."""
-    if heading == ZERO:
-        return F(np.inf)
-    low = np.floor(place / SIDE) * SIDE
-    return ((low + SIDE if heading > ZERO else low) - place) / heading
+@intrinsic
+def lowest(context: Any, bits: Any) -> Any:
+    """Number of the lowest bit set in this uint64, which is not 0."""
+
+    def build(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), build
+
+
+@njit(forceinline=True, **OPTIONS)
+def ahead(number, origin, direction, begin, end, share, low, per, side, words, step):
+    """Which of SPAN intervals of a ray have a sample, those from `number` on: one bit each. `per` [3]: cells a length along each axis.
+
+    All of them without a branch, eight or more at a time: to walk from cell to cell, with leaps over empty blocks, took six times as long.
+    """
+    found, wide = U64(0), F(side)
+    for i in range(SPAN):
+        start = begin + F(I32(number) + I32(i)) * step
+        dt = min(start + step, end) - start
+        full = (start < end) & (dt > ZERO) & (I32(number) + I32(i) < I32(LATTICE))
+        if side:
+            t = start + share * dt
+            x = (origin[0] + t * direction[0] - low[0]) * per[0]
+            y = (origin[1] + t * direction[1] - low[1]) * per[1]
+            z = (origin[2] + t * direction[2] - low[2]) * per[2]
+            full = full & (x >= ZERO) & (y >= ZERO) & (z >= ZERO) & (x < wide) & (y < wide) & (z < wide)
+            at = (I32(x) * I32(side) + I32(y)) * I32(side) + I32(z)
+            at = at if full else I32(0)
+            full = full & ((words[at >> I32(5)] >> U32(at & I32(31))) & U32(1) != U32(0))
+        found |= U64(1 if full else 0) << U64(i)
+    return found
+
+
+@njit(forceinline=True, **OPTIONS)
+def ended(number, begin, end, step):
+    """Whether no interval is left from `number` on."""
+    return number >= LATTICE or not begin + F(number) * step < end
 
 
 @njit(parallel=True, **OPTIONS)
-def find(origins, directions, near, far, first, jitter, low, per, side, bits, blocks, step, most, slots, counts, after):
+def find(origins, directions, near, far, first, jitter, low, per, side, words, step, most, slots, counts, after):
     """Interval numbers of the samples of each ray: slots [R,most], counts [R], and the interval to go on from in after [R] (-1: none).
 
     `per` [3]: cells a length along each axis. side 0: everything is occupied.
     """
-    rays, coarse = len(near), side // BLOCK
+    rays = len(near)
     for run in prange((rays + RUN - 1) // RUN):
         for r in range(run * RUN, min(rays, (run + 1) * RUN)):
-            number, taken, end, begin = I32(first[r]), 0, far[r], near[r]
-            inside = number >= 0
-            share = jitter[r]
-            while inside and number < LATTICE and taken < most:
-                start = begin + F(number) * step
-                dt = min(start + step, end) - start
-                if not (start < end and dt > ZERO):
-                    inside = False
-                    continue
-                full = True
-                if side:
-                    t = start + share * dt
-                    x = (origins[r, 0] + t * directions[r, 0] - low[0]) * per[0]
-                    y = (origins[r, 1] + t * directions[r, 1] - low[1]) * per[1]
-                    z = (origins[r, 2] + t * directions[r, 2] - low[2]) * per[2]
-                    full = x >= ZERO and y >= ZERO and z >= ZERO and x < F(side) and y < F(side) and z < F(side)
-                    if full:
-                        i, j, k = I32(x), I32(y), I32(z)
-                        full = blocks[(i // BLOCK * coarse + j // BLOCK) * coarse + k // BLOCK]
-                        if full:
-                            at = (i * side + j) * side + k
-                            full = (bits[at >> 3] >> (at & 7)) & 1 != 0
-                        else:  # what is left of the empty block, less one for rounding
-                            reach = min(
-                                blocked(x, directions[r, 0] * per[0]),
-                                min(blocked(y, directions[r, 1] * per[1]), blocked(z, directions[r, 2] * per[2])),
-                            )
-                            skip = reach / step
-                            if skip > F(2) and skip < F(LATTICE):
-                                number += I32(skip) - 1
-                if full:
-                    slots[r, taken] = number
+            number, taken, behind = first[r], 0, -1
+            while number >= 0 and taken < most and not ended(number, near[r], far[r], step):
+                found = ahead(number, origins[r], directions[r], near[r], far[r], jitter[r], low, per, side, words, step)
+                while found and taken < most:
+                    slots[r, taken] = number + lowest(found)
+                    behind = slots[r, taken] + 1
+                    found &= found - U64(1)
                     taken += 1
-                number += 1
+                number += SPAN
             counts[r] = taken
-            after[r] = number if taken == most else -1
+            after[r] = behind if taken == most else -1
 
 
 @njit(parallel=True, **OPTIONS)

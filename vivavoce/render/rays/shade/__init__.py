@@ -1,6 +1,9 @@
-"""What points of one frame look like: the small networks of a radiance field, for drawing. One contract, two back ends, no gradients.
+"""What points of one frame look like: the feature grids and small networks of a radiance field, for drawing. No gradients.
 
-    net = Net(...)                                          # the layers, with the frame's condition folded into them
+    scene = Scene(places, net, sight, beside, ...)          # a field, with the frame's condition folded into its layers
+    ask = asked(scene, directions)                          # points [N,3] in 0..1, their rays [N] -> density [N], colour [N,3]
+    drawn = draw(scene, rays, occupancy, step, most, stop)  # the same through `rays.trace`, all in one kernel, where it is `whole`
+
     look = colours(net, views)                              # views [R,hidden]: what a ray adds to the layer before the colour
     density, colour = look([features, ...], ray)            # [N,K] each, [N] -> [N], [N,3]
     hear = coordinates(first, bias, second, third)          # an ambient coordinate, as RAD-NeRF's
@@ -12,13 +15,12 @@ shift), colour = sigmoid(last relu(tint inner + views[ray])), a little beyond 0.
 | back end | device, arithmetic |
 |---|---|
 | torch | any, that of the weights: the oracle |
-| triton | CUDA, products of float16 summed in float32; nothing but the results goes through memory |
+| numba | CPU, float32: `draw`; where a scene is not whole, torch |
+| triton | CUDA, products of float16 summed in float32: `colours` and `coordinates`; nothing but the results goes through memory |
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -26,29 +28,64 @@ from typing import Any
 import torch as pytorch  # importing the back end of that name binds `torch` in this package
 from torch import Tensor
 
-from vivavoce.types import InputError
+from vivavoce.render.backends import choose, load
+from vivavoce.render.rays.contract import Composited
+from vivavoce.render.rays.occupancy import Occupancy
 
-from .contract import BEYOND, MOST, Gates, Look, Net
+from .contract import BEYOND, MOST, Gates, Level, Look, Net, Read, Scene, spherical
 
-__all__ = ["BACKENDS", "BEYOND", "MOST", "Gates", "Look", "Net", "Still", "choose", "colours", "coordinates"]
+__all__ = [
+    "BACKENDS", "BEYOND", "MOST", "Gates", "Level", "Look", "Net", "Read", "Scene", "Still", "asked", "choose", "colours", "coordinates",
+    "draw", "spherical", "whole",
+]  # fmt: skip
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "numba", "triton")
 Still = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # points [N,3] in 0..1, their rays [N] -> density [N], colour [N,3]
 
 
-def choose(device: pytorch.device) -> str:
-    """The fastest back end for tensors of this device."""
-    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
-
-
 def _load(backend: str, like: Tensor) -> ModuleType:
-    if backend == "auto":
-        backend = choose(like.device)
-    if backend not in BACKENDS:
-        raise InputError(f"back end {backend}", "is not known to render.rays.shade", f"use auto or one of {', '.join(BACKENDS)}")
-    if backend != "torch" and importlib.util.find_spec(backend) is None:
-        raise InputError(f"back end {backend}", "is not installed", f"run: pip install {backend}, or use backend auto")
-    return importlib.import_module(f"{__name__}.{backend}")
+    """The back end of a part of a frame: numba draws whole ones."""
+    return load(__name__, BACKENDS, backend, choose(like.device).replace("numba", "torch"))
+
+
+def whole(scene: Scene) -> bool:
+    """Whether `draw` is the fastest way to a frame of this scene, and can be had."""
+    reads = [scene.places] if scene.around is None else [scene.places, scene.around]
+    bias = scene.net.bias
+    return choose(bias.device) == "numba" and bias.dtype == pytorch.float32 and all(read.levels is not None for read in reads)
+
+
+@pytorch.no_grad()
+def draw(
+    scene: Scene,
+    rays: tuple[Tensor, Tensor, Tensor, Tensor],  # origins [R,3], directions [R,3], near [R], far [R]
+    occupancy: Occupancy,
+    step: float,
+    most: int,
+    stop: float,
+) -> Composited:
+    """What `rays.trace` gives for the field of a scene that is `whole`, in the box of the occupancy; densities are a box deep.
+
+    Args:
+        step, most, stop: as of `rays.trace`, but that `stop` is asked after every sample.
+    """
+    drawn: Composited = load(__name__, BACKENDS, "numba", "").draw(scene, rays, occupancy, step, most, stop)
+    return drawn
+
+
+@pytorch.no_grad()
+def asked(scene: Scene, directions: Tensor, backend: str = "auto") -> Still:
+    """A scene as a function of points, on rays of these directions [R,3]."""
+    look = colours(scene.net, spherical(directions) @ scene.sight.t() + scene.beside, backend)
+    if scene.listen is None or scene.around is None:
+        return lambda points, ray: look([scene.places.look(points, look.dtype)], ray)
+    hear, around = coordinates(*scene.listen, backend), scene.around
+
+    def ask(points: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+        here = scene.places.look(points, look.dtype)
+        return look([here, around.look(hear(here), look.dtype)], ray)
+
+    return ask
 
 
 @pytorch.no_grad()
