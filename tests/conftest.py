@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", str(min(4, os.cpu_count() or 1)))  # 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait sleep: two workers of tests share the cores
 os.environ.setdefault("TYRO_FORCE_COLOR", "0")
 os.environ.pop("COLUMNS", None)  # a worker of tests has one; what is printed would be cut to it for good
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # images of Python set it: each process that a test starts would compile everything anew
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ import torch
 from vivavoce import assets
 from vivavoce.types import InputError
 
+sys.dont_write_bytecode = False
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = max(1, min(4, os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))  # of torch, in this worker
 
 
 def data_folder() -> Path | None:
@@ -28,8 +32,6 @@ def data_folder() -> Path | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, min(4, os.cpu_count() or 1) // workers))
     folder = data_folder()
     if folder is not None:  # weights that lie there need not be fetched
         models = [str(folder / "models"), os.environ.get("VIVAVOCE_ASSETS", "")]
@@ -37,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    torch.set_num_threads(THREADS)  # each time: the first kernel of numba gives torch as many threads as it has itself
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     if item.get_closest_marker("real") and data_folder() is None:

@@ -102,7 +102,7 @@ def test_cut_between_shots_stays_sharp() -> None:
     assert result.shots.nonzero()[:, 0].tolist() == [60]
     truth = head.clean.clone()
     truth[60:] += torch.tensor([30.0, 10.0])
-    assert float((rigid(result) - truth[:, STILL]).norm(dim=-1).mean(1)[58:62].max()) < 1.8  # of a jump of 32 px
+    assert float((rigid(result) - truth[:, STILL]).norm(dim=-1).mean(1)[58:62].max()) < 2  # of a jump of 32 px
 
 
 def test_expression_is_in_the_basis_not_in_the_pose() -> None:

@@ -134,8 +134,9 @@ class Fitter:
         rows, places, seen = self.look(state, person)
         turned = places @ state.rotation.transpose(1, 2)
         slope = pose.slopes(turned + state.translation[:, None], person.focal)
-        moved = slope @ state.rotation[:, None]
-        columns = [-slope @ pose.cross_matrix(turned), slope, self._slopes(self.expression, rows, moved)]
+        moved = (slope.flatten(1, 2) @ state.rotation).view_as(slope)
+        turning = torch.linalg.cross(turned[:, :, None].expand_as(slope), slope)
+        columns = [turning, slope, self._slopes(self.expression, rows, moved)]
         if shared:
             columns += [self._slopes(self.identity, rows, moved), (seen - self.center)[..., None]]
         error = (points - seen) / self.noise

@@ -202,19 +202,23 @@ def _normal(
     points: Tensor, weights: Tensor, mesh: Tensor, focal: Tensor, center: Tensor, rotation: Tensor, translation: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:  # -> [T,6,6], [T,6], robust cost [T]
     """Normal equations of the reprojection error in (rotation about the head's origin, translation)."""
-    turned = mesh @ rotation.transpose(1, 2)
-    place = turned + translation[:, None]
-    depth = -place[..., 2].clamp(max=-1e-3)
-    error = points - center[:, None] - place[..., :2] * (focal[:, None] / depth[..., None] * points.new_tensor([1.0, -1.0]))
-    length = error.norm(dim=-1)
+    turned = rotation @ mesh.transpose(1, 2)  # [T,3,P]: rows of points, so that no product is of small matrices
+    place = turned + translation[:, :, None]
+    depth = -place[:, 2].clamp(max=-1e-3)
+    scale = focal[:, :, None] * points.new_tensor([[1.0], [-1.0]]) / depth[:, None]
+    seen = place[:, :2] * scale
+    error = (points - center[:, None]).transpose(1, 2) - seen
+    length = error.norm(dim=1)
     used = torch.where(weights > 0, length, torch.nan)
     limit = HUBER * 0.85 * used.nanmedian(1, keepdim=True).values.nan_to_num().clamp(min=1e-4)  # 0.85: Rayleigh median -> sigma
-    robust = torch.where(length > limit, (limit / length.clamp(min=1e-9)), 1.0) * weights
+    robust = (limit / length.clamp(min=1e-9)).clamp(max=1) * weights
     cost = (weights * torch.where(length > limit, limit * (2 * length - limit), length.square())).sum(1)
-    slope = slopes(place, focal[:, None])
-    jacobian = torch.cat([-slope @ cross_matrix(turned), slope], -1).flatten(1, 2)  # [T,2P,6]
-    weighted = jacobian * robust.repeat_interleave(2, 1)[..., None]
-    return weighted.transpose(1, 2) @ jacobian, (weighted * error.flatten(1, 2)[..., None]).sum(1), cost
+    (x, y, z), (a, b), (c, d), none = turned.unbind(1), scale.unbind(1), (seen / depth[:, None]).unbind(1), torch.zeros_like(depth)
+    across = torch.stack([c * y, a * z - c * x, -a * y, a, none, c], 1)  # [T,6,P]: change of each point's x in the picture
+    down = torch.stack([d * y - b * z, -d * x, b * x, none, b, d], 1)
+    first, second = across * robust[:, None], down * robust[:, None]
+    pull = first @ error[:, 0, :, None] + second @ error[:, 1, :, None]
+    return first @ across.transpose(1, 2) + second @ down.transpose(1, 2), pull[..., 0], cost
 
 
 def solve(

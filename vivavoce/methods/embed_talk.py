@@ -65,7 +65,7 @@ class EmbedTalk(Renderer):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
             steps=24, coarse=4, batch=2, size=48, points=300, most=400, grow_every=6, embedding=8, waves=2, width=16, hidden=16,
-            flow_cells=4, rate=3e-3, warm=60, perceptual=0.0, near=6,
+            flow_cells=4, rate=3e-3, warm=4, perceptual=0.0, near=6,
         ),
         "cpu": dict(
             steps=3500, coarse=250, batch=4, size=256, points=7_000, most=10_000, grow_every=90, hidden=32, perceptual=0.0

@@ -67,7 +67,7 @@ class GaussianTalker(Renderer):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
             steps=24, coarse=8, batch=2, size=48, points=300, most=400, grow_every=4, planes=(8, 16), channels=4, width=16,
-            hidden=16, flow_cells=4, rate=3e-3, warm=60,
+            hidden=16, flow_cells=4, rate=3e-3, warm=4,
         ),
         "cpu": dict(
             steps=2500, coarse=500, batch=4, size=256, points=5_000, most=8_000, planes=(32, 64), channels=16, width=32, hidden=32
