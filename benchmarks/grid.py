@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
+from timing import fewest
 from torch import Tensor
 
 from vivavoce.nn import grid as grids
@@ -36,20 +36,6 @@ SETTINGS = {
 PATIENCE = 2.0  # seconds after which the second run of something is the last
 
 
-def best(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """Fewest milliseconds of several runs, the device's work included."""
-    times: list[float] = []
-    while len(times) < 2 or (len(times) <= repeats and sum(times) < PATIENCE):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times[1:])
-
-
 def points(count: int, dims: int, where: str) -> Tensor:
     """16 samples a ray of a square picture, or anywhere."""
     if where == "anywhere":
@@ -64,9 +50,9 @@ def measure(encode: Callable[[Tensor, Tensor], Tensor], places: Tensor, table: T
     leaves = (places.clone().requires_grad_(), table.detach().clone().requires_grad_())
     with torch.no_grad():
         pull = torch.randn_like(encode(places, table))
-        found = [best(lambda: encode(places, table), device, repeats)]
-    found.append(best(lambda: torch.autograd.grad(encode(places, leaves[1]), leaves[1], pull), device, repeats))
-    found.append(best(lambda: torch.autograd.grad(encode(leaves[0], table), leaves[0], pull), device, repeats))
+        found = [fewest(lambda: encode(places, table), device, repeats, PATIENCE)]
+    found.append(fewest(lambda: torch.autograd.grad(encode(places, leaves[1]), leaves[1], pull), device, repeats, PATIENCE))
+    found.append(fewest(lambda: torch.autograd.grad(encode(leaves[0], table), leaves[0], pull), device, repeats, PATIENCE))
     return found
 
 

@@ -21,12 +21,11 @@ import argparse
 import importlib
 import importlib.util
 import math
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
+from timing import fewest
 from torch import Tensor
 
 from vivavoce.render import mesh
@@ -50,20 +49,6 @@ def globe(rings: int, size: int, batch: int, device: str) -> tuple[Tensor, Tenso
     target = torch.stack([x.flatten() / depth * focal + size / 2, y.flatten() / depth * focal + size / 2, depth], 1)
     values = torch.rand(batch, len(target), CHANNELS, generator=torch.Generator().manual_seed(0))
     return target.expand(batch, -1, -1).contiguous().to(device), faces.to(device), values.to(device)
-
-
-def best(run: Callable[[], Any], repeats: int, device: str) -> float:
-    """Fewest milliseconds of several runs."""
-    times = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times[1:])
 
 
 def frame(target: Tensor, faces: Tensor, values: Tensor, linked: mesh.Links, size: int, backend: str) -> Tensor:
@@ -121,18 +106,18 @@ def main() -> None:
         row = []
         for name in (fast, "torch"):
             repeats, whole = (o.repeats, partial(frame, backend=name)) if name == fast else (3, plain)
-            row.append(best(partial(mesh.rasterize, target, faces, (size, size), name), repeats, o.device))
-            row.append(best(partial(whole, target, faces, values, linked, size), repeats, o.device))
+            row.append(fewest(partial(mesh.rasterize, target, faces, (size, size), name), o.device, repeats))
+            row.append(fewest(partial(whole, target, faces, values, linked, size), o.device, repeats))
             inputs = (target.clone().requires_grad_(), values.clone().requires_grad_())
             one = partial(whole, inputs[0], faces, inputs[1], linked, size)
-            row.append(best(partial(gradient, one, inputs), repeats, o.device))
+            row.append(fewest(partial(gradient, one, inputs), o.device, repeats))
         ratio = " ".join(f"{row[3 + k] / row[k]:4.1f}x" for k in range(3))
         ours, theirs = ("{:7.2f} {:7.2f} {:6.2f}".format(*part) for part in (row[:3], row[3:]))
         text = f"{len(faces):6d} {size:4d} | {ours} | {theirs} | {ratio} | "
         inputs = (target.clone().requires_grad_(), values.clone().requires_grad_())
         other = peer(inputs[0], faces, inputs[1], size)
         if other is not None:
-            text += f"{best(other, o.repeats, o.device):7.2f} {best(partial(gradient, other, inputs), o.repeats, o.device):6.2f}"
+            text += f"{fewest(other, o.device, o.repeats):7.2f} {fewest(partial(gradient, other, inputs), o.device, o.repeats):6.2f}"
         print(text, flush=True)
 
 

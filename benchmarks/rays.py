@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from timing import fewest
 from torch import Tensor, nn
 
 from vivavoce.nn.grid import Grid
@@ -26,20 +25,6 @@ from vivavoce.render.rays import Occupancy, Samples, box, cast, composite, march
 from vivavoce.types import Camera
 
 STEP, MOST = 0.027, 16  # what RAD-NeRF marches with
-
-
-def best(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """Fewest milliseconds of several runs, the device's work included."""
-    times = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times[1:])
 
 
 def shell(points: Tensor) -> Tensor:
@@ -111,8 +96,8 @@ def main() -> None:
     lines = (origins, directions, *box(origins, directions, grid.low, grid.high))
     samples = march(*lines, grid, STEP, MOST)
     print(f"{device}, {size} px, {len(samples)} samples: ms (times faster than plain torch)", flush=True)
-    base = best(lambda: march(*lines, grid, STEP, MOST, backend="torch"), device, 2)
-    ms = best(lambda: march(*lines, grid, STEP, MOST), device, options.repeats)
+    base = fewest(lambda: march(*lines, grid, STEP, MOST, backend="torch"), device, 2)
+    ms = fewest(lambda: march(*lines, grid, STEP, MOST), device, options.repeats)
     print(f"march      torch {base:8.2f}   {fast} {ms:8.2f} ({base / ms:.1f}x)", flush=True)
     sigma = torch.rand(len(samples), device=device, requires_grad=True)
     features = torch.rand(len(samples), 3, device=device, requires_grad=True)
@@ -120,15 +105,15 @@ def main() -> None:
     for name, run in compositors(samples, len(origins), device).items():
         pulls = [torch.randn_like(part) for part in run(sigma, features)]
         with torch.no_grad():
-            found = [best(lambda r=run: r(sigma, features), device, options.repeats)]  # type: ignore[misc]
-        found.append(best(lambda r=run, p=pulls: torch.autograd.grad(r(sigma, features), (sigma, features), p), device, options.repeats))  # type: ignore[misc]
+            found = [fewest(lambda r=run: r(sigma, features), device, options.repeats)]  # type: ignore[misc]
+        found.append(fewest(lambda r=run, p=pulls: torch.autograd.grad(r(sigma, features), (sigma, features), p), device, options.repeats))  # type: ignore[misc]
         first = first or found
         shown = "  ".join(f"{what} {ms:8.2f} ({b / ms:5.1f}x)" for what, ms, b in zip(("composite", "gradient"), found, first))
         print(f"           {name:8s} {shown}", flush=True)
     frames = []
     for backend, repeats in (("torch", 1), (fast, options.repeats)):
         head = Head(backend).to(device)
-        frames.append(best(lambda b=backend, h=head: trace(*lines, grid, h, STEP, MOST, backend=b), device, repeats))  # type: ignore[misc]
+        frames.append(fewest(lambda b=backend, h=head: trace(*lines, grid, h, STEP, MOST, backend=b), device, repeats))  # type: ignore[misc]
     print(f"frame      torch {frames[0]:8.2f}   {fast} {frames[1]:8.2f} ({frames[0] / frames[1]:.1f}x)", flush=True)
 
 

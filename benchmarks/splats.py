@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import torch
+from timing import fewest
 from torch import Tensor
 
 from vivavoce.render.splats import render
@@ -42,17 +42,6 @@ def head(count: int, size: int, device: str, dtype: torch.dtype = torch.float32)
     pose[2, 3] = -4
     camera = Camera(pose[None], torch.full((1, 2), 1.6 * size), torch.full((1, 2), size / 2))
     return [part.to(device, dtype).requires_grad_() for part in parts], camera.to(device).to(dtype=dtype)
-
-
-def best(run: Callable[[], Any], repeats: int) -> float:
-    """Fewest milliseconds of several runs."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
 
 
 def error(found: list[Tensor], wanted: list[Tensor]) -> float:
@@ -93,8 +82,8 @@ def cpu(sizes: tuple[tuple[int, int], ...], threads: int) -> None:
         plain = [part.detach() for part in parts]
         row = []
         for backend, repeats in (("numba", 9), ("torch", 1)):
-            row.append(best(partial(render, *plain, camera, (size, size), backend=backend), repeats))
-            row.append(best(partial(values_and_gradients, parts, camera, (size, size), backend), repeats))
+            row.append(fewest(partial(render, *plain, camera, (size, size), backend=backend), "cpu", repeats))
+            row.append(fewest(partial(values_and_gradients, parts, camera, (size, size), backend), "cpu", repeats))
         ratio = f"{row[2] / row[0]:.0f}x {row[3] / row[1]:.0f}x"
         print(f"{count:6d} {size:4d} | {row[0]:8.1f} {row[1]:15.1f} | {row[2]:12.0f} {row[3]:18.0f} | {ratio}", flush=True)
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from timing import seconds
 from torch import Tensor
 
 from vivavoce import media, registry
@@ -40,20 +38,6 @@ from vivavoce.types import Clip
 AWAY = 12  # frames from a frame to its reference, with its own sound
 
 
-def clocked(work: Callable[[], Any], device: str, times: int) -> float:  # -> ms
-    work()
-    seconds = []
-    for _ in range(times):
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begun)
-    return float(np.median(seconds)) * 1000
-
-
 @torch.no_grad()
 def speed(device: str, peer: Path | None, times: int) -> None:
     theirs: torch.nn.Module | None = None
@@ -67,8 +51,8 @@ def speed(device: str, peer: Path | None, times: int) -> None:
         net = Generator(side).eval().to(device)
         for rows in (1, 8) if device == "cpu" else (1, 8, 128):
             mel, faces = torch.randn(rows, 1, 80, 16, device=device), torch.rand(rows, 6, side, side, device=device)
-            ours = clocked(lambda net=net, mel=mel, faces=faces: net(mel, faces), device, times) / rows
-            other = clocked(lambda mel=mel, faces=faces: theirs(mel, faces), device, times) / rows if theirs and side == 96 else 0.0
+            ours = 1000 * seconds(lambda net=net, mel=mel, faces=faces: net(mel, faces), device, times) / rows
+            other = 1000 * seconds(lambda mel=mel, faces=faces: theirs(mel, faces), device, times) / rows if theirs and side == 96 else 0.0
             print(f"| {side} | {rows} | {ours:.2f} | {other:.2f} | {ours / other if other else float('nan'):.2f} |", flush=True)
 
 
@@ -80,7 +64,7 @@ def steps(device: str, times: int) -> None:
         grid[:, 36:48, 1], grid[:, 33, 1] = 40, 55
         clip = Clip(frames=torch.rand(rows, 3, 112, 112, device=device), landmarks=grid, speech=torch.rand(rows, 2, 640, device=device))
         optimizers = method.optimizers()
-        took = clocked(lambda m=method, c=clip, o=optimizers: m.update(c, 0, o), device, times)
+        took = 1000 * seconds(lambda m=method, c=clip, o=optimizers: m.update(c, 0, o), device, times)
         print(f"a training step of {name} {preset}: {took:.0f} ms ({rows} rows)", flush=True)
 
 
