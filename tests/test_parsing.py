@@ -41,9 +41,17 @@ def points(x: float = 256, turn: float = 0.0, gap: float = 0.0) -> np.ndarray:  
 
 
 def bust(
-    x: float = 256, turn: float = 0.0, hair: tuple[int, int, int] = (52, 38, 30), long: bool = False, bare: bool = False, tie: bool = False
+    x: float = 256,
+    turn: float = 0.0,
+    hair: tuple[int, int, int] = (52, 38, 30),
+    long: bool = False,
+    bare: bool = False,
+    tie: bool = False,
+    beard: bool = False,
 ) -> Bust:
-    """Hair around a face, neck, a coat nearly of the hair's colour with a white collar (or bare shoulders), before a wall."""
+    """Hair around a face, neck, a coat nearly of the hair's colour with a white collar (or bare shoulders, or a black shirt below a black
+    beard), before a wall.
+    """
     mesh_now = points(x, turn)
     y, column = np.mgrid[:SIZE, :SIZE].astype(float)
     u, v = looks.placed(mesh_now)((SIZE, SIZE))
@@ -64,6 +72,8 @@ def bust(
     for label, colour in colours.items():
         picture[labels == label] = colour
     picture[(labels == regions.CLOTH) & (abs(column - 256) < 60)] = (235, 235, 230)
+    if beard:
+        picture[(labels == regions.CLOTH) | ((labels == regions.HEAD) & (v < 0.26))] = (40, 36, 34)
     if tie:
         picture[(labels == regions.CLOTH) & (y < 480) & (abs(column - x) < 24)] = (221, 85, 60)
     if bare:
@@ -98,9 +108,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     "kind",
     [
         *({}, {"hair": (196, 168, 96)}, {"hair": (150, 150, 152)}, {"long": True}, {"long": True, "hair": (214, 176, 120)}),
-        *({"long": True, "bare": True}, {"tie": True}),
+        *({"long": True, "bare": True}, {"tie": True}, {"beard": True}),
     ],
-    ids=["dark", "blond", "grey", "long", "long, of colours that skin has", "bare", "tie"],
+    ids=["dark", "blond", "grey", "long", "long, of colours that skin has", "bare", "tie", "beard"],
 )
 def test_every_part_is_told_from_its_neighbours(kind: dict[str, Any]) -> None:
     busts = [bust(x, turn, **kind) for x, turn in ((240, 0.0), (256, 0.1), (268, -0.12))]

@@ -31,7 +31,7 @@ SOME = 0.03  # of the pixels below the chin: less is no cloth
 BARE = 0.35  # share of skin's colours below the chin that says that no cloth covers the shoulders
 LIKELY = 0.5  # a colour this many times as frequent in hanging hair as in the face is hair's
 CROWN = 2.0  # on the top of the head only a colour so many times as frequent there as in the face is surely hair's: it may be a forehead
-OFTEN = 3.0  # a colour so many times as frequent below the chin as in hanging hair is cloth's
+OFTEN = 3.0  # a colour so many times as frequent below the chin as in the face or in hanging hair is cloth's
 SHADES = (0.9, 0.8, 0.7)  # how much darker than the face the neck may be
 TYPICAL = 0.95  # of a class's pixels have colours typical of it
 FEATURES, HIDDEN = 13, 24  # of the clip's own network
@@ -194,11 +194,12 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
         hair = (hair + colours([s & locks(w) for s, w in zip(sure, views, strict=True)])) / np.float32(2)
     # blond hair has colours of skin, but others more often
     hairy = typical(hair) & ((hair > LIKELY * skin) if hung else ~typical(skin, 0.8))
-    fair = typical(skin, 0.75) & ~(hairy & hung)
+    low, fair = colours(lows), typical(skin, 0.75) & ~(hairy & hung)
+    worn = low > OFTEN * skin  # a black shirt below a black beard
+    bare = low @ (fair & ~worn) > BARE  # shoulders
+    fair &= ~worn | bare
     skinny = fair | shaded
-    low = colours(lows)
-    bare = low @ fair > BARE  # shoulders
-    other = typical(skin, 0.9) | (hung & typical(hair, 0.99) & (low < OFTEN * hair))
+    other = (typical(skin, 0.9) & (~worn | bare)) | (hung & typical(hair, 0.99) & (low < OFTEN * hair))
     seeds = []
     for b, s, w, face, top, lower in zip(bins, sure, views, faces, tops, lows, strict=True):
         out = np.full(b.shape, -1, np.int8)
