@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ LOOKS = 24  # pictures looked at
 PIECE = 500  # frames whose landmarks are held at once
 TURNED = 35.0  # degrees to the side at which the far half of the mouth is hidden
 UNITS = ("%", "px", "s", "ms", "dB")  # told with a limit as well
+EMPTY = -100.0  # dB of full scale: nothing was recorded at all
 RIVAL = 0.4  # of the main face's height: as large as this, another face may be taken for it
 
 
@@ -124,6 +125,15 @@ def judged_sync(found: sync.Sync | None) -> Verdict:
     return Verdict("sync", what, f"{found.offset * 1000:.0f}", shown.limit, shown.verdict, advice if shown.verdict != PASS else "")
 
 
+def judged_sound(verdicts: list[Verdict], loudness: float) -> list[Verdict]:
+    """The same verdicts; an empty sound track is called so, and nobody is told to speak up."""
+    if loudness > EMPTY:
+        return verdicts
+    advice = "use a copy of the video that has its sound"
+    what = {"loudness": "the sound track is empty (digital silence)"}
+    return [replace(v, what=what.get(v.name, v.what), advice=advice) if v.name in ("loudness", "speech") else v for v in verdicts]
+
+
 @dataclass
 class Signals:
     """What the landmarks of all frames say; NaN rows without a face."""
@@ -214,7 +224,7 @@ def run(folder: Folder, progress: Progress) -> None:
     values = measured(folder, seen)
     progress(2, 3)
     found = offset(folder, seen)
-    verdicts = [judged(check, values[check.name]) for check in EARLY] + [judged_sync(found)]
+    verdicts = [*judged_sound([judged(check, values[check.name]) for check in EARLY], values["loudness"]), judged_sync(found)]
     folder.update(checks=[asdict(v) for v in verdicts], sync=None if found is None else asdict(found))
     bad = [v for v in verdicts if v.verdict == REFUSE]
     if bad and not folder.options.force:
