@@ -10,6 +10,7 @@ vector of place k (the original adds one and the same vector everywhere).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,33 @@ def unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
             out |= {f"{place}.{part}.{kind}": v for part, v in zip(("query", "key", "value"), value.chunk(3), strict=True)}
         else:
             out[key.replace(".out_proj.", ".out.")] = value
+    return out
+
+
+# the names of torch's TransformerDecoderLayer -> ours, inside a layer
+DECODER_LAYER = {
+    "self_attn.": "attend.",
+    "multihead_attn.": "hear.",
+    "linear1.": "feed.0.",
+    "linear2.": "feed.3.",
+    "norm1.": "norms.0.",
+    "norm2.": "norms.1.",
+    "norm3.": "norms.2.",
+}
+
+
+def renamed(state: dict[str, Tensor], names: Mapping[str, str], layer: Mapping[str, str] = DECODER_LAYER) -> dict[str, Tensor]:
+    """Authors' weights by our names. `names`: how keys begin, theirs -> ours; `layer`: the same inside a numbered layer."""
+
+    def ours(key: str, table: Mapping[str, str]) -> str:
+        return next((new + key.removeprefix(old) for old, new in table.items() if key.startswith(old)), key)
+
+    out: dict[str, Tensor] = {}
+    for key, value in unpacked(state).items():
+        stack, *rest = ours(key, names).split(".", 2)
+        if len(rest) == 2 and rest[0].isdigit():
+            rest[1] = ours(rest[1], layer)
+        out[".".join([stack, *rest])] = value
     return out
 
 

@@ -17,26 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vivavoce.diffusion import Diffusion, guided
-from vivavoce.nn.dit import Attention, rotary, turned, unpacked
+from vivavoce.nn.dit import DECODER_LAYER, Attention, renamed, rotary, turned
 from vivavoce.types import InputError, Motion
 
 MOTION, ROWS, STEPS = 265, 80, 1000
 HEARS = {"audio": 1024, "emotion": 8, "eyes": 2, "eyeballs": 6, "points": 63}  # a row, in this order
 SLOWEST = 10_000.0
 BINS, DEGREES, FIRST = 66, 3.0, -97.5  # of an angle
-# the authors' names -> ours, inside a layer
-LAYER = {
-    "self_attn.": "attend.",
-    "multihead_attn.": "hear.",
-    "linear1.": "feed.0.",
-    "linear2.": "feed.3.",
-    "norm1.": "norms.0.",
-    "norm2.": "norms.1.",
-    "norm3.": "norms.2.",
-    "film1.block.1.": "films.0.",
-    "film2.block.1.": "films.1.",
-    "film3.block.1.": "films.2.",
-}
+FILMS = {f"film{k + 1}.block.1.": f"films.{k}." for k in range(3)}  # the authors' names -> ours, inside a layer
 NAMES = {
     "time_mlp.1.": "time.",
     "to_time_cond.0.": "time_hidden.",
@@ -161,14 +149,8 @@ def from_authors(state: dict[str, Tensor]) -> DittoMotion:
     Raises:
         InputError: keys are missing, or there are others.
     """
-    named: dict[str, Tensor] = {}
-    for key, value in unpacked({k.removeprefix("model."): v for k, v in state.items() if "rotary." not in k}).items():
-        name = next((new + key.removeprefix(old) for old, new in NAMES.items() if key.startswith(old)), key)
-        if name.startswith(("blocks.", "listen.")):
-            stack, number, part = name.split(".", 2)
-            part = next((new + part.removeprefix(old) for old, new in LAYER.items() if part.startswith(old)), part)
-            name = f"{stack}.{number}.{part}"
-        named[name] = value
+    theirs = {k.removeprefix("model."): v for k, v in state.items() if "rotary." not in k}
+    named = renamed(theirs, NAMES, DECODER_LAYER | FILMS)
     try:
         enter, feed = named["enter.weight"], named["blocks.0.feed.0.weight"]
         layers = len({k.split(".")[1] for k in named if k.startswith("blocks.")})

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vivavoce.diffusion import Diffusion, guided
-from vivavoce.nn.dit import CrossBlock, aligned, sinusoid, unpacked
+from vivavoce.nn.dit import CrossBlock, aligned, renamed, sinusoid
 from vivavoce.types import InputError, Motion
 
 HEARS = 768  # numbers of wav2vec 2.0 base or HuBERT base, a row
@@ -36,15 +36,6 @@ NAMES = {
     "denoising_net.diff_step_map.": "time.",
     "denoising_net.motion_dec.": "leave.",
     "denoising_net.transformer.layers.": "blocks.",
-}
-LAYER = {
-    "self_attn.": "attend.",
-    "multihead_attn.": "hear.",
-    "linear1.": "feed.0.",
-    "linear2.": "feed.3.",
-    "norm1.": "norms.0.",
-    "norm2.": "norms.1.",
-    "norm3.": "norms.2.",
 }
 LEFT = (
     "audio_encoder.",
@@ -149,14 +140,7 @@ def from_authors(state: dict[str, Tensor], **sizes: Any) -> JoyVasa:
     Raises:
         InputError: keys are missing, or there are others.
     """
-    named: dict[str, Tensor] = {}
-    for key, value in unpacked({k: v for k, v in state.items() if not k.startswith(LEFT)}).items():
-        name = next((new + key.removeprefix(old) for old, new in NAMES.items() if key.startswith(old)), key)
-        if name.startswith("blocks."):
-            number, part = name.removeprefix("blocks.").split(".", 1)
-            part = next((new + part.removeprefix(old) for old, new in LAYER.items() if part.startswith(old)), part)
-            name = f"blocks.{number}.{part}"
-        named[name] = value
+    named = renamed({k: v for k, v in state.items() if not k.startswith(LEFT)}, NAMES)
     try:
         start, enter = named["start_motion"], named["enter.weight"]
         layers = len({k.split(".")[1] for k in named if k.startswith("blocks.")})
