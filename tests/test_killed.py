@@ -21,7 +21,7 @@ from vivavoce.types import InputError
 
 pytestmark = pytest.mark.assets
 ROOT = Path(__file__).resolve().parent.parent
-FRAMES = 30
+FRAMES = 26
 COMMAND = """
 import sys
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,19 @@ def test_a_fault_of_ours_is_told_with_its_report(tmp_path: Path, monkeypatch: py
 def test_the_command_line_tells_of_each(
     tmp_path: Path, wall: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def here(videos: list[Path], folder: None, jobs: int, report: many.Report, **options: Any) -> list[Outcome]:
+        """`prepare_many` without its processes, which cost seconds to start."""
+        asked.append(jobs)
+        return [many.outcome_of(str(v), folder, options, partial(report, k)) for k, v in enumerate(videos)]
+
+    asked: list[int] = []
+    monkeypatch.setattr(many, "prepare_many", here)
     monkeypatch.setenv("COLUMNS", "300")
     one = person(tmp_path / "one")
     code = cli.main(["prepare", str(one), str(wall), "--jobs", "2", "--only", "audio"])
     said = capsys.readouterr()
     rows = {line.split()[0]: line for line in said.out.splitlines() if line.strip()}
+    assert asked == [2]
     assert code == 2 and said.err.strip() == "vivavoce: 1 of 2 videos could not be prepared"
     assert str(one) in rows["one"] and str(FRAMES) in rows["one"] and "no face found" in rows["wall.mp4"]
     assert cli.main(["prepare", str(one), "--only", "audio"]) == 0

@@ -467,7 +467,7 @@ def test_real_main_one_of_two_and_cut_out(shared_data: Path, tmp_path: Path) -> 
 
     left, right = sorted((shared_data / "grid_multi").glob("*.mpg"))[:2]
     with Writer(tmp_path / "two.mp4", (720, 1280), audio=left) as out:
-        for a, b in islice(zip(frames(left), frames(right)), 35):
+        for a, b in islice(zip(frames(left), frames(right)), 26):
             canvas = np.full((720, 1280, 3), 90, np.uint8)
             canvas[100:676, :720] = np.asarray(Image.fromarray(a).resize((720, 576)))
             canvas[200:488, 800:1160] = b

@@ -21,7 +21,7 @@ from vivavoce.prepare.background import labels_of
 from vivavoce.prepare.folder import Folder
 
 pytestmark = [pytest.mark.real, pytest.mark.assets]
-COUNT = 40
+COUNT = 30
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from torch import Tensor
 from tests import hostile
 from tests.folders import lineage_folder
 from tests.synthetic import SyntheticPerson
-from vivavoce import registry, run, speech
+from vivavoce import cli, registry, run, speech
 from vivavoce.media import frames, read_image
 from vivavoce.methods.face_warp import FaceWarp, Identity
 from vivavoce.train import train
@@ -146,8 +146,8 @@ def test_no_frames_outlive_their_block(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert read_image(tmp_path / "said-preview.png").shape == (SIZE, run.PREVIEW * SIZE, 3)
 
 
-def command(source: Path, audio: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "vivavoce.cli", "run", str(source), "--audio", str(audio), "--out", str(out), "--device", "cpu"]
+def words(source: Path, audio: Path, out: Path) -> list[str]:
+    return ["run", str(source), "--audio", str(audio), "--out", str(out), "--device", "cpu"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX's")
@@ -156,14 +156,15 @@ def test_killed_then_the_same_command_gives_the_same_film(trained: Path, tmp_pat
     (tmp_path / "cut").mkdir()
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut" / "said.mp4"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(trained, audio, whole), check=True, env=env, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen(command(trained, audio, cut), env=env, stdout=subprocess.DEVNULL)
+    assert cli.main(words(trained, audio, whole)) == 0
+    command = [sys.executable, "-m", "vivavoce.cli", *words(trained, audio, cut)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     part = cut.with_name(".part-said.mp4")
     while process.poll() is None and not (part.is_file() and part.stat().st_size):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and part.is_file() and not cut.exists()
-    subprocess.run(command(trained, audio, cut), check=True, env=env, stdout=subprocess.DEVNULL)
+    assert cli.main(words(trained, audio, cut)) == 0
     assert cut.read_bytes() == whole.read_bytes()
     assert cut.with_name("said-preview.png").read_bytes() == whole.with_name("whole-preview.png").read_bytes()
     assert sorted(p.name for p in cut.parent.iterdir()) == ["said-preview.png", "said.mp4"]
