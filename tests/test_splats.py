@@ -58,10 +58,10 @@ def pulled(drawn: Splatted, leaves: list[Tensor]) -> list[Tensor]:
     loss = sum((torch.randn(part.shape, generator=g, dtype=torch.float64).to(part) * part).sum() for part in outputs(drawn))
     assert isinstance(loss, Tensor)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert drawn.means2d_grad is not None
+    assert drawn.means2d.grad is not None
     grads = [leaf.grad for leaf in leaves]
     assert all(grad is not None for grad in grads)
-    return [*(grad for grad in grads if grad is not None), drawn.means2d_grad]
+    return [*(grad for grad in grads if grad is not None), drawn.means2d.grad]
 
 
 def close(found: list[Tensor], wanted: list[Tensor], most: float, strays: float = 0.0) -> None:
@@ -380,8 +380,8 @@ def test_triton_passes_on_a_gradient_in_the_places_and_draws_nothing_behind() ->
         leaves = [part.detach().requires_grad_() for part in parts]
         drawn = render(*leaves, camera(size, dtype=torch.float32), size, backend=backend)
         (drawn.means2d.sin().sum() + drawn.image.sum()).backward()  # type: ignore[no-untyped-call]
-        assert drawn.means2d_grad is not None and leaves[0].grad is not None
-        places.append([drawn.means2d_grad, leaves[0].grad])
+        assert drawn.means2d.grad is not None and leaves[0].grad is not None
+        places.append([drawn.means2d.grad, leaves[0].grad])
     close(places[1], places[0], 1e-4)
 
 

@@ -109,9 +109,4 @@ def offset(bands: Rows, lips: Rows) -> Sync | None:  # [T,B], [T] with NaN where
     return Sync((exact - LAGS) / FPS, (curve[best] - float(apart.mean())) / noise, curve[best], curve)
 
 
-def lips_of(points: Iterator[NDArray[np.float32]]) -> Rows:  # pieces [n,478,3] -> [T]
-    """`opening` of a whole clip, piece by piece."""
-    return np.concatenate([opening(piece) for piece in points])
-
-
 assert RATE // FPS == HOP and len(regions.LIPS_INNER) == 20

@@ -37,14 +37,8 @@ class Splatted:
     image: Tensor  # [B,C,H,W] premultiplied by alpha
     alpha: Tensor  # [B,H,W]
     depth: Tensor  # [B,H,W] sum of weight times camera z: divide by alpha for the mean depth; [B,0,0] where nobody wants it
-    means2d: Tensor  # [B,N,2] px, always with its B: the tensor whose gradient autograd keeps
+    means2d: Tensor  # [B,N,2] px, always with its B: after a backward pass its `.grad` is d loss / d px
     radii: Tensor  # [B,N] px, float: half the longer side of the box a splat can change; 0 = not drawn
-
-    @property
-    def means2d_grad(self) -> Tensor | None:  # [B,N,2], without B as `radii`; d loss / d px
-        """What densification reads after a backward pass; None before it."""
-        grad = self.means2d.grad
-        return grad[0] if grad is not None and self.radii.dim() == 1 else grad
 
 
 def choose(device: pytorch.device, dtype: pytorch.dtype = pytorch.float32) -> str:
