@@ -189,6 +189,7 @@ def test_an_offset_that_cannot_be_told_says_why() -> None:
     assert said.verdict == "warn" and "less than 4 s" in said.what
     said = checks.judged_sync(sync.Sync(-0.034, 2.3, 0.3, [0.0] * 31))
     assert said.verdict == "warn" and "34 ms before" in said.what and "2.3, believed from 4" in said.what and "20 s" in said.advice
+    assert "perhaps" not in checks.judged_sync(sync.Sync(0.249, 1.1, 0.1, [0.0] * 31)).what  # noise is no guess
     assert checks.judged_sync(sync.Sync(0.237, 8.9, 0.4, [0.0] * 31)).limit == "at most 80 ms, refused above 160 ms"
 
 

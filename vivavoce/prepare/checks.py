@@ -117,7 +117,8 @@ def judged_sync(found: sync.Sync | None) -> Verdict:
     way = "after" if found.offset > 0 else "before"
     if found.confidence < sync.SURE:
         why = "the lips do not follow the sound clearly enough to tell its offset"
-        why += f" (perhaps {abs(found.offset) * 1000:.0f} ms {way}; confidence {found.confidence:.1f}, believed from {sync.SURE:.0f})"
+        perhaps = f"perhaps {abs(found.offset) * 1000:.0f} ms {way}; " if found.confidence > sync.SURE / 2 else ""
+        why += f" ({perhaps}confidence {found.confidence:.1f}, believed from {sync.SURE:.0f})"
         advice = "see that the person in the picture is the one who is heard, and that the clip has 20 s of speech or more"
         return Verdict("sync", why, "?", shown.limit, WARN, advice)
     what = f"sound {abs(found.offset) * 1000:.0f} ms {way} the lips (confidence {found.confidence:.1f})"
