@@ -17,8 +17,8 @@ from vivavoce import registry, speech, train
 from vivavoce.face import resting
 from vivavoce.methods.geneface_motion import GenefaceMotion, State
 from vivavoce.nn import manifold, voice
-from vivavoce.nn.expert import Expert
 from vivavoce.nn.flow_vae import BLOCK, FlowVae, Voiced
+from vivavoce.nn.motion_expert import MotionExpert
 from vivavoce.nn.wavenet import Flow, WaveNet
 from vivavoce.types import FPS, HOP, RATE, Clip, InputError, Motion, Rows
 
@@ -277,7 +277,7 @@ def test_points_are_drawn_between_their_nearest_neighbours() -> None:
 
 def test_an_expert_learns_what_belongs_together_and_judges_without_learning() -> None:
     torch.manual_seed(0)
-    expert = Expert(6, 3, 16, 0.0)
+    expert = MotionExpert(6, 3, 16, 0.0)
     moves = torch.randn(8, 3, 24).cumsum(2) / 3
     sound = moves.transpose(1, 2)[:, :, None].expand(-1, -1, 8, -1).repeat(1, 1, 1, 2)
     before = float(expert(sound, moves))

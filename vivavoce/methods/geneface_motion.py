@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from vivavoce.face import idle, resting
 from vivavoce.method import Generator
 from vivavoce.nn import manifold, voice
-from vivavoce.nn.expert import Expert
 from vivavoce.nn.flow_vae import BLOCK, FlowVae, Voiced
 from vivavoce.nn.loading import take_sizes
+from vivavoce.nn.motion_expert import MotionExpert
 from vivavoce.nn.silence import lip_gap
 from vivavoce.registry import register
 from vivavoce.types import Clip, InputError, Motion, Source
@@ -129,7 +129,7 @@ class GenefaceMotion(Generator):
         )  # fmt: skip
         self.voice = nn.Linear(c.hidden, 1)
         self.vae = FlowVae(numbers, c.hidden, c.latent, c.dropout / 3)
-        self.expert = Expert(features, numbers, c.hidden, c.dropout)
+        self.expert = MotionExpert(features, numbers, c.hidden, c.dropout)
 
     # ---- before training ----
 

@@ -1,4 +1,7 @@
-"""A judge of whether a movement and a sound belong together: both become directions, near where they do (SyncNet, contrastively)."""
+"""A judge of whether a movement and a sound belong together: both become directions, near where they do (SyncNet, contrastively).
+
+Convolutions over a stretch of speech and the frames about it; `motion_sync.py` is dit_motion's, of single moments of a fifth of a second.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ EVERY = 4  # frames: one of them stands for its stretch, its neighbours would be
 SHARP = 10.0  # of the scores: cosines tell 1 from -1 alone
 
 
-class Expert(nn.Module):
+class MotionExpert(nn.Module):
     """[B,L,W,D] windows of speech features, [B,E,L] movements -> how badly each movement finds its sound.
 
     Args:
