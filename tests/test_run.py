@@ -152,7 +152,7 @@ def words(source: Path, audio: Path, out: Path) -> list[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX's")
 def test_killed_then_the_same_command_gives_the_same_film(trained: Path, tmp_path: Path) -> None:
-    audio = hostile.wav(tmp_path / "a.wav", 12.0)
+    audio = hostile.wav(tmp_path / "a.wav", 6.0)
     (tmp_path / "cut").mkdir()
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut" / "said.mp4"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
