@@ -269,6 +269,22 @@ def test_who_may_come_in(jobs: Jobs) -> None:
         assert home.get(path).status_code == 404
 
 
+def test_whatever_is_wrong_comes_in_the_same_form(client: TestClient, face: bytes, tmp_path: Path) -> None:
+    said = voice(tmp_path)
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    for answer, status, subject in (
+        (client.get("/api/nothing"), 404, "GET /api/nothing"),
+        (client.put("/api/jobs"), 404, "PUT /api/jobs"),
+        (client.post("/api/jobs", json={"consent": True}), 422, "Content-Type"),
+        (client.post("/api/jobs", content=b"garbage", headers=form), 400, "POST /api/jobs"),
+        (sent(client, face, said, smoothlips="true"), 422, "smoothlips"),
+        (sent(client, face, said, size="large"), 422, "size"),
+        (client.post("/api/jobs", data={"consent": "true", "source": "me"}, files={"audio": ("a.wav", said)}), 422, "source"),
+    ):
+        told = answer.json()
+        assert (answer.status_code, told["subject"]) == (status, subject) and told["cause"] and told["remedy"], told
+
+
 def test_the_description_names_everything_and_loads_nothing(client: TestClient) -> None:
     schema = client.get("/api/openapi.json").json()
     assert set(schema["paths"]) == {
@@ -382,6 +398,9 @@ def test_a_trained_run_says_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--port", "99999"], "--port 99999"),
         (["--workers", "0"], "--workers 0"),
         (["--runs", "nowhere"], "nowhere"),
+        (["--upload", "0"], "--upload 0"),
+        (["--seconds", "nan"], "--seconds nan"),
+        (["--waiting", "-1"], "--waiting -1"),
         (["--device", "tpu"], "--device tpu"),
     ],
 )

@@ -20,14 +20,13 @@ from torch.nn import functional as F
 from vivavoce.face import idle
 from vivavoce.face.pose import camera_from_motion, camera_from_transform, motion_from_camera
 from vivavoce.face.regions import BLENDSHAPES
-from vivavoce.media import frames, read_image
+from vivavoce.media import frames, is_picture, read_image
 from vivavoce.method import Generator, Renderer
 from vivavoce.nn.torso import Torso
 from vivavoce.types import Camera, Clip, InputError, Motion, Source, mirror
 
 POSES = ("source", "generator", "fixed")
 EYES = ("source", "fixed", "blink")
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 SMOOTH = 0.35  # of the condition of the frame before that stays (RAD-NeRF's smooth_lips)
 LOOKED = 200  # rows of the source that are looked at for its usual pose and eyes
 APART = (0.1, 0.02)  # rad, metres: poses whose middle lies farther than this and three deviations from the source's are another person's
@@ -186,7 +185,7 @@ class Staging:
             )
         path = Path(name)
         if path.is_file():
-            if path.suffix.lower() not in PICTURES:
+            if not is_picture(path):
                 next(iter(frames(path)))  # raises InputError for what is no video
                 return path
             return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1).float() / 255

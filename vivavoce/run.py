@@ -26,14 +26,13 @@ from vivavoce.data import driving
 from vivavoce.data.person import Person
 from vivavoce.data.playback import playback
 from vivavoce.data.portrait import Portrait
-from vivavoce.media import Writer, audio_chunks, pixels, probe, write_image
+from vivavoce.media import Writer, audio_chunks, is_picture, pixels, probe, write_image
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.prepare import people
 from vivavoce.talker import Talker
 from vivavoce.train import load_run
 from vivavoce.types import FPS, InputError, Source
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 PREVIEW = 5  # frames in the preview strip
 SHIPPED = "speech_motion"  # the generator whose weights come with vivavoce
 DUBBING = "dubbing"  # the family of methods that draw into the frames of a film
@@ -251,7 +250,7 @@ def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
             raise InputError(path, "neither a person folder nor a trained run", "run: vivavoce prepare VIDEO")
         notes.append(f"no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker {path}")
         return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path), options.size)
-    if path.suffix.lower() in PICTURES:
+    if is_picture(path):
         return Portrait(path, face=options.face, longest=options.size)
     notes.append(f"no trained run of this video: speaking from its best frame; for full quality run: vivavoce prepare {path} and train")
     return Portrait.of_video(path, options.size)

@@ -23,13 +23,12 @@ from vivavoce.face.crop import Crop, around, steady
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.face.regions import LANDMARKS_68
 from vivavoce.media import frames as film_frames
-from vivavoce.media import glimpses, read_image
+from vivavoce.media import glimpses, is_picture, read_image
 from vivavoce.nn.liveportrait import keypoints
 from vivavoce.types import Clip, InputError, Motion, Source
 
 LOOKS = 12  # frames in which the face is looked for
 MARGIN, SHIFT = 2.2, (0.0, -0.1 * 2.2)  # of the driver's crop, as published
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 MODES = ("relative", "absolute")
 
 
@@ -53,7 +52,7 @@ def face_of(path: str | Path, side: int = 512) -> Crop:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", "check the name")
-    looks = iter([read_image(path)]) if path.suffix.lower() in PICTURES else glimpses(path, LOOKS)
+    looks = iter([read_image(path)]) if is_picture(path) else glimpses(path, LOOKS)
     finder, found = Landmarker(most=1), []
     for picture in looks:
         found += [face.points[LANDMARKS_68, :2] for face in finder(picture)[:1]]
@@ -88,7 +87,7 @@ def motions(
         raise InputError(f"--drive-mode {mode}", "no such mode", f"choose from: {', '.join(MODES)}")
     if region not in keypoints.REGIONS:
         raise InputError(f"--drive-region {region}", "no such region", f"choose from: {', '.join(keypoints.REGIONS)}")
-    where, still = face_of(path), Path(path).suffix.lower() in PICTURES
+    where, still = face_of(path), is_picture(path)
     pictures = iter([read_image(path)]) if still else film_frames(path)
     first: Motion | None = None
     while batch := list(islice(pictures, block)):

@@ -92,8 +92,8 @@ class Portrait:
         if not face and len(sizes) > 1 and sizes[1] > RIVAL * sizes[0]:
             raise InputError(self.name, f"{len(faces)} faces found", f"choose one, counted from the left: --face 1..{len(faces)}")
         chosen = ordered[face - 1] if face else max(faces, key=_area)
-        if np.ptp(chosen.points[:, 0]) < SMALLEST:
-            cause = f"the face is only {np.ptp(chosen.points[:, 0]):.0f} px wide"
+        if (width := float(np.ptp(chosen.points[:, 0]))) < SMALLEST:
+            cause = f"the face is only {int(width)} px wide, less than {SMALLEST}"
             raise InputError(self.name, cause, "use a larger picture, or a larger --size")
         return chosen
 

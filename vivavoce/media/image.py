@@ -19,6 +19,19 @@ from vivavoce.types import InputError
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 QUALITY = 95  # of JPEG
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}  # a picture by its name, be it damaged or not there
+FILMS = {"MPEG", "FLI"}  # what Pillow knows of moving pictures
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file is a picture and no film: by its ending, or by what is in it (.avif, .jfif, no ending at all)."""
+    if Path(path).suffix.lower() in ENDINGS or not Path(path).is_file():
+        return Path(path).suffix.lower() in ENDINGS
+    try:
+        with Image.open(path) as image:
+            return image.format not in FILMS
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return False
 
 
 def read_image(path: str | Path) -> np.ndarray:  # -> uint8 [H,W,3]

@@ -23,6 +23,7 @@ def build(jobs: Jobs) -> Any:
         from fastapi import FastAPI, Request
         from fastapi.exceptions import RequestValidationError
         from fastapi.responses import HTMLResponse, JSONResponse
+        from starlette.exceptions import HTTPException
     except ImportError as error:
         raise InputError("vivavoce serve", f"{error.name} is not installed", "run: pip install 'vivavoce[serve]'") from error
     app = FastAPI(title="vivavoce", version=__version__, description=ABOUT, openapi_url="/api/openapi.json", docs_url=None, redoc_url=None)
@@ -45,7 +46,13 @@ def build(jobs: Jobs) -> Any:
     @app.exception_handler(RequestValidationError)
     async def odd(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return refused(422, InputError(str(first["loc"][-1]), str(first["msg"]).lower(), "see: /api/docs"))
+        cause = "wants a file" if "uploadfile" in str(first["msg"]).lower() else str(first["msg"]).lower()
+        return refused(422, InputError(str(first["loc"][-1]), cause, "see: /api/docs"))
+
+    @app.exception_handler(HTTPException)
+    async def astray(request: Request, error: HTTPException) -> JSONResponse:
+        subject = f"{request.method} {request.url.path}"[:80]
+        return refused(error.status_code, InputError(subject, str(error.detail).rstrip(".").lower(), "see: /api/docs"))
 
     @app.get("/api/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -57,6 +64,11 @@ def build(jobs: Jobs) -> Any:
 
     _orders(app, jobs)
     _results(app, jobs)
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def nothing(rest: str) -> None:  # else the page would answer, in words of its own
+        raise HTTPException(404, "there is nothing at this address")
+
     return app
 
 
@@ -80,10 +92,11 @@ def offered(jobs: Jobs) -> dict[str, Any]:
 
 
 def _orders(app: Any, jobs: Jobs) -> None:
-    from fastapi import File, Form, UploadFile
+    from fastapi import File, Form, Request, UploadFile
 
     @app.post("/api/jobs", status_code=202, summary="Order a film")
     async def order(
+        request: Request,
         consent: Annotated[bool, Form(description="the persons seen and heard agree")] = False,
         source: Annotated[UploadFile | None, File(description="portrait or video")] = None,
         actor: Annotated[str, Form(description="instead: a trained run of /api/about")] = "",
@@ -104,6 +117,13 @@ def _orders(app: Any, jobs: Jobs) -> None:
             renderer=renderer, generator=generator, size=size, face=face, pose=pose, eyes=eyes,
             background=background, smooth_lips=smooth_lips, seed=seed,
         )  # fmt: skip
+        kind = request.headers.get("content-type", "")
+        if kind and not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+            raise InputError(
+                "Content-Type", f"{kind[:40]!r} is no form", "send multipart/form-data: curl -F consent=true -F source=@me.jpg ..."
+            )
+        if strange := (await request.form()).keys() - {*wishes, "consent", "source", "actor", "audio", "text", "mark"}:
+            raise InputError(", ".join(sorted(strange))[:80], "no such setting", "see: /api/docs")
         streams = [upload.file if upload is not None else None for upload in (source, audio)]
         asked = Order(streams[0], actor, streams[1], text, consent, mark, wishes)
         return jobs.told(await asyncio.to_thread(jobs.add, asked))  # decoding the uploads must not hold up the others

@@ -48,6 +48,16 @@ class Server:
             raise InputError(f"--port {settings.port}", "is no port", "choose from 1 to 65535")
         if settings.workers < 1:
             raise InputError(f"--workers {settings.workers}", "nobody would work", "give 1 or more")
+        most = settings.limits
+        for option, value, least in (
+            ("upload", most.upload >> 20, 1),
+            ("seconds", most.seconds, 0.04),
+            ("waiting", most.waiting, 1),
+            ("keep", most.keep, 0),
+            ("live", most.live, 0),
+        ):
+            if not value >= least:  # nor NaN
+                raise InputError(f"--{option} {value}", "is too small a number", f"give {least} or more")
         self.settings, device = settings, pick_device(settings.device)
         found = actors(settings.runs) if settings.runs is not None else {}
         try:
