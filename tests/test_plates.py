@@ -109,8 +109,10 @@ def test_the_person_stays_and_the_background_becomes_the_plate() -> None:
     dirty = picture.copy()
     dirty[labels == BACKGROUND] = 0
     merged = over_plate(dirty, labels, back)
-    far = distances(labels) > 4
+    away = distances(labels)
+    far, rim = away > 5, (away > 0) & (away <= 1)
     assert (merged[far] == back[far]).all()
+    assert merged[rim].mean() < 0.1 * back[rim].mean(), "pixels around the outline stay the video's own"
     deep = np.zeros_like(far)
     deep[34:42, 44:52] = True
     assert (merged[deep] == picture[deep]).all()

@@ -26,6 +26,7 @@ from vivavoce.nn.silence import Silence, not_speech
 from vivavoce.nn.torso import Torso
 from vivavoce.nn.viewing import pose_code as pose_code
 from vivavoce.render import splats
+from vivavoce.render.layers import settled
 from vivavoce.types import Camera, Clip, Source
 
 HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes the Gaussians draw
@@ -37,6 +38,7 @@ PRETTY = 24  # rows of which the first colours are made
 NEAR = 8  # of them nearest to the mean pose make the torso
 INSIDE = (0.35, 0.18, 0.17)  # colour of the mouth's inside, unseen in the mean picture
 MOUTH = (96, 96)  # px, the mouth as LPIPS sees it
+OUTLINE = 3  # px at 512 on each side of the head's outline, where labels do not say how much of it is seen
 UPPER = ("browInnerUp", "browOuterUp", "browDown", "eyeWide", "cheekSquint", "eyeSquint", "noseSneer")  # action units 1, 2, 4 to 7, 9
 BROWS = tuple(k for k, name in enumerate(regions.BLENDSHAPES) if name.startswith(UPPER))
 TREMBLE = (0.01, 0.001)  # rad, metres: a tracker's error of 1; both move a head's outline by about a millimetre
@@ -291,7 +293,7 @@ class Avatar(nn.Module):
             "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
             "lips": settings.lips * losses.l1(frames, target, mouth),
             "structure": settings.structure * losses.dssim(frames, target, 8, 0, 4),
-            "mask": settings.mask * (drawn.alpha - head).abs().mean(),
+            "mask": settings.mask * ((drawn.alpha - head) * settled(head, OUTLINE * target.shape[2] // 512)).abs().mean(),
             "smooth": smooth,
         }
         if settings.perceptual and done >= settings.perceptual_from:

@@ -36,7 +36,7 @@ from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.nn import avatar, viewing
-from vivavoce.nn.avatar import HEAD, NEAR, PRETTY, SETUP, Signals
+from vivavoce.nn.avatar import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
 from vivavoce.nn.fields import Rows, Views
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.torso import Torso
@@ -54,6 +54,7 @@ FADE = 0.85  # what a look leaves of the density a cell had: trainings are short
 RISE = 0.03  # share of the steps in which a rate rises
 TURN = 4, 16  # samples a ray goes on by before the opaque ones are left behind, on a CPU and elsewhere: a round costs a GPU more
 UNSEEN = 2e-3  # a drawn ray through which less is seen goes no further: half a step of grey
+OPAQUE = 1e-2  # and where a kernel draws the whole frame is opaque: at most two steps of grey, 60 dB, a seventh fewer samples
 TINY: dict[str, Any] = dict(
     steps=24, batch=2, rays=256, patch=8, lips_from=0.85, torso_from=0.92, warm=4, size=48, cells=16, samples=24, most=12,
     flow_cells=4, rate=5e-3,
@@ -190,8 +191,7 @@ class Radiance(nn.Module):
     # ---- what depends on the camera ----
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
-        """As `viewing.standard_pose`. Blurred while training: a pose known exactly is the number of its frame, and the frame is learned by
-        heart."""
+        """As `viewing.standard_pose`, blurred while training: a pose known exactly is its frame's number, and frames are learned by heart."""
         code = viewing.standard_pose(camera, self.pose_center, self.pose_mean, self.pose_deviation)
         return code + self.recipe.noise * torch.randn_like(code) if self.training else code
 
@@ -230,8 +230,7 @@ class Radiance(nn.Module):
 
     @torch.no_grad()
     def head(self, field: Field, told: Any, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Premultiplied RGBA [T,4,H,W] and mean depth [T,H,W] in metres of the head alone. Row by row: none depends on another, and
-        memory does not grow with their number."""
+        """Premultiplied RGBA [T,4,H,W] and mean depth [T,H,W] in metres of the head alone, row by row."""
         pictures, depths = [], []
         still: Callable[[Any], shade.Scene] | None = getattr(field, "still", None)
         for t in range(len(camera.pose)):
@@ -240,7 +239,7 @@ class Radiance(nn.Module):
             one = type(told)(*(part[t : t + 1] for part in told))
             scene = still(one) if still else None
             if scene is not None and shade.whole(scene):
-                seen = shade.draw(scene, lines, self.occupancy, *self.stride, UNSEEN)
+                seen = shade.draw(scene, lines, self.occupancy, *self.stride, OPAQUE)
             else:
                 seen = self.traced(lines, self.asked(field, one, directions, scene))
             pictures.append(torch.cat([seen.features, seen.opacity[:, None]], 1).t().unflatten(1, size))
@@ -323,11 +322,12 @@ class Radiance(nn.Module):
             torso = looked.read(clip.torso)
             behind = torso[..., :3] * torso[..., 3:] + (1 - torso[..., 3:]) * looked.read(clip.background)
         frames, target = traced.colour + (1 - traced.alpha[..., None]) * behind, looked.read(clip.frames)
+        own, sure = looked.read(torch.stack([mask := head.to(frames), layers.settled(mask, OUTLINE * size[0] // 512)], 1)).unbind(-1)
         still = (losses.boxes(clip.mouth, size, 0.6) < 0.5).to(frames)
         alpha = traced.alpha.clamp(1e-5, 1 - 1e-5)
         values = {
             "colour": (frames - target).abs().mean() + 10 * (frames - target).square().mean(),
-            "mask": self.recipe.mask * (traced.alpha - looked.read(head[:, None].to(frames))[..., 0]).abs().mean(),
+            "mask": self.recipe.mask * ((traced.alpha - own) * sure).abs().mean(),
             "solid": -1e-3 * (alpha * alpha.log2() + (1 - alpha) * (1 - alpha).log2()).mean(),
             "aside": outside * (traced.aside * looked.read(still)[..., 0]).mean(),
         }

@@ -27,6 +27,7 @@ NECK_ROWS, CLOTH_ROWS = 53, 9  # rows continued upwards
 NECK_DOWN = 4  # rows below the top of the neck from which its colour is taken: the top is in the chin's shadow or half chin
 DARKER = 0.98  # a row
 SOFT = 0.8  # px, sigma of the outline
+HALO, MELT = 3, 1.2  # px around the person that stay the video's own, and sigma of where the plate begins
 REACH = NECK_ROWS + 20  # px around the body within which anything is drawn
 PURE = 1e-3  # alpha so near to 0 or 1 mixes less than half a level
 EFFORT = 4  # of PNG: 6 takes half as long again as all else here, for 4 % less room
@@ -110,10 +111,15 @@ def _body(picture: np.ndarray, labels: np.ndarray, scale: float) -> np.ndarray:
 
 
 def over_plate(picture: np.ndarray, labels: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    """The person over the plate: uint8 [H,W,3] each; the outline is soft."""
+    """The person over the plate: uint8 [H,W,3] each.
+
+    The pixels around the outline are the video's own: there colours run into each other (video keeps half of their resolution), hair
+    ends softly, and labels waver by a pixel. A cut on the labels' line would be an edge that the video does not have, elsewhere in
+    every frame.
+    """
     scale = max(labels.shape[0] / BASE, 0.5)
-    person = labels != regions.BACKGROUND
-    alpha = ndimage.gaussian_filter(person.astype(np.float32), SOFT * scale)
+    person = ndimage.maximum_filter(labels != regions.BACKGROUND, 2 * round(HALO * scale) + 1)
+    alpha = ndimage.gaussian_filter(person.astype(np.float32), MELT * scale)
     out = np.where(person[..., None], picture, plate)
     mixed = np.nonzero((alpha > PURE) & (alpha < 1 - PURE))  # elsewhere rounding leaves one of the two
     share = alpha[mixed][:, None]
