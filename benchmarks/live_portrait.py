@@ -1,12 +1,14 @@
 """Speed and memory of live_portrait's warping and decoding (W + G), against the authors' code in the same run.
 
     python benchmarks/live_portrait.py --device cuda
-    python benchmarks/live_portrait.py --device cuda --compiled --peer LivePortrait     (a checkout of KwaiVGI/LivePortrait)
+    python benchmarks/live_portrait.py --device cuda --batches 1 8 --compiled --peer LivePortrait     (a checkout of KwaiVGI/LivePortrait)
     python benchmarks/live_portrait.py --device cpu --batches 1
 
 Weights are random: neither speed nor memory depends on them. "networks" is the trainable module in float32 (on CUDA under float16
-autocast as the authors run theirs), "drawer" the folded one, "graph" the same as a CUDA graph, "compiled" after torch.compile. The
-authors' code is run as their inference does: float16 autocast, and with --compiled under torch.compile(mode="max-autotune") too.
+autocast as the authors run theirs), "drawer" the folded one, "flat" the one of pictures with Triton kernels, "ready" what the method
+draws with: the flat one as a CUDA graph. The authors' code is run as their inference does, under float16 autocast, and with --compiled
+under torch.compile too: by default with mode="reduce-overhead" (CUDA graphs; half a minute for each number of frames), their
+"max-autotune" searches for minutes. --compiled adds our drawer so compiled. Differences are from the networks in float32.
 Times are of one call divided by its frames, in ms, the fastest of several; memory is the peak of the call, in MiB, weights included.
 """
 
@@ -25,13 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vivavoce.nn.liveportrait import Networks, drawing
+from vivavoce.nn.liveportrait import Networks, drawing, flat
 
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
 DENSE = dict(block_expansion=32, max_features=1024, num_blocks=5, reshape_depth=16, compress=4)
 
 
-def authors(folder: Path, ours: Networks, device: str, compiled: bool) -> Draw:
+def authors(folder: Path, ours: Networks, device: str, mode: str = "") -> Draw:
     """Their W and G with our weights."""
     for name, place in (("src", "src"), ("src.modules", "src/modules")):  # their packages import cv2 on the way; the modules do not need it
         package = types.ModuleType(name)
@@ -45,11 +47,11 @@ def authors(folder: Path, ours: Networks, device: str, compiled: bool) -> Draw:
     w.load_state_dict(ours.warping.state_dict())
     g.load_state_dict(ours.decoder.state_dict())
     w, g = w.to(device).eval(), g.to(device).eval()
-    if compiled:
-        w, g = (torch.compile(part, mode="max-autotune") for part in (w, g))
+    if mode:
+        w, g = (torch.compile(part, mode=mode, dynamic=False) for part in (w, g))
 
     def draw(volume: Tensor, driving: Tensor, source: Tensor) -> Tensor:
-        if compiled and device.startswith("cuda"):
+        if mode and device.startswith("cuda"):
             torch.compiler.cudagraph_mark_step_begin()
         with autocast(device):
             return g(feature=w(volume, kp_source=source, kp_driving=driving)["out"]).float()
@@ -83,9 +85,12 @@ def timed(draw: Draw, given: tuple[Tensor, Tensor, Tensor], repeats: int) -> tup
 
 def inputs(batch: int, side: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
-    volume = torch.randn(1, 32, 16, side // 4, side // 4, generator=g).expand(batch, -1, -1, -1, -1)
-    source = (0.5 * torch.randn(1, 21, 3, generator=g)).expand(batch, -1, -1)
-    return volume.to(device), (source + 0.1 * torch.randn(batch, 21, 3, generator=g)).to(device), source.to(device)
+    volume = torch.randn(1, 32, 16, side // 4, side // 4, generator=g).to(device)
+    if volume.is_cuda:
+        volume = volume.contiguous(memory_format=torch.channels_last_3d)  # as the method keeps it
+    source = 0.5 * torch.randn(1, 21, 3, generator=g)
+    driving = (source + 0.1 * torch.randn(batch, 21, 3, generator=g)).to(device)
+    return volume.expand(batch, -1, -1, -1, -1), driving, source.to(device).expand(batch, -1, -1)
 
 
 def drawers(net: Networks, device: str, compiled: bool) -> dict[str, Draw]:
@@ -94,12 +99,20 @@ def drawers(net: Networks, device: str, compiled: bool) -> dict[str, Draw]:
             return net.draw(volume, driving, source)[0].float()
 
     cuda = device.startswith("cuda")
-    out: dict[str, Draw] = {"networks": networks, "drawer": drawing.Drawer(net, torch.float16 if cuda else torch.float32)}
+    dtype = torch.float16 if cuda else torch.float32
+    out: dict[str, Draw] = {"networks": networks, "drawer": drawing.Drawer(net, dtype), "flat": flat.FlatDrawer(net, dtype)}
     if cuda:
-        out["graph"] = drawing.ready(net)
+        out["ready"] = drawing.ready(net)
     if compiled:
         out["compiled"] = drawing.ready(net, compiled=True)
     return out
+
+
+def largest(net: Networks, given: tuple[Tensor, Tensor, Tensor], out: Tensor) -> float:
+    """Difference from the networks in float32, one frame at a time."""
+    rows = zip(*given, out, strict=True)
+    with torch.no_grad():
+        return max(float((net.draw(v[None], d[None], s[None])[0][0] - drawn).abs().max()) for v, d, s, drawn in rows)
 
 
 def main() -> None:
@@ -109,15 +122,16 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="px of the pictures read; twice as many are drawn")
     parser.add_argument("--repeats", type=int, default=0, help="0: 20 on CUDA, 2 elsewhere")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--mode", default="reduce-overhead", help="of torch.compile, for the authors' code")
     parser.add_argument("--peer", type=Path, help="a checkout of KwaiVGI/LivePortrait")
     given = parser.parse_args()
     torch.manual_seed(0)
     net = Networks().eval().requires_grad_(False).to(given.device)
     ways = drawers(net, given.device, given.compiled)
     if given.peer:
-        ways["authors"] = authors(given.peer, net, given.device, False)
+        ways["authors"] = authors(given.peer, net, given.device)
         if given.compiled:
-            ways["authors compiled"] = authors(given.peer, net, given.device, True)
+            ways["authors compiled"] = authors(given.peer, net, given.device, given.mode)
     repeats = given.repeats or (20 if given.device.startswith("cuda") else 2)
     print(f"| batch | way | ms a frame | frames a second | MiB | against {next(reversed(ways))} | largest difference |")
     print("|---|---|---|---|---|---|---|")
@@ -130,7 +144,7 @@ def main() -> None:
                 print(f"| {batch} | {name} | out of memory | | | | |")
         last = rows[next(reversed(rows))]
         for name, (ms, memory, out) in rows.items():
-            apart = float((out - last[2]).abs().max())
+            apart = largest(net, inputs(batch, given.side, given.device), out)
             print(f"| {batch} | {name} | {ms / batch:.2f} | {1e3 * batch / ms:.1f} | {memory:.0f} | {last[0] / ms:.2f} | {apart:.1e} |")
 
 

@@ -152,7 +152,10 @@ class LivePortrait(Renderer):
         points = keypoints.compose(canonical, motion)
         offset = self._offset(points, *training.opened(landmarks))
         mask = soft_mask(where.size).to(frame.device)
-        return Identity(self.networks.appearance(picture), canonical, motion, points, offset, frame, where, mask)
+        volume = self.networks.appearance(picture)
+        if volume.is_cuda:  # as the drawer's convolutions read it, once a portrait
+            volume = volume.contiguous(memory_format=torch.channels_last_3d)
+        return Identity(volume, canonical, motion, points, offset, frame, where, mask)
 
     def _offset(self, points: Tensor, eyes: Tensor, lips: Tensor) -> Tensor:  # [1,21,3], [1,2], [1,1] -> [1,21,3]
         """What retargeting adds to the driven points."""

@@ -2,7 +2,8 @@
 
 Exact up to rounding: batch norms and spectral norms are folded; the scale and the shift of a modulation are one convolution; the first
 convolutions of all modulations that read the same map are one; those that read the map enlarged to twice or four times its size
-never see it enlarged (`Enlarged`). Of G's 446 billion multiplications a frame 73 are those; some 60 are saved.
+never see it enlarged (`Enlarged`). Of G's 446 billion multiplications a frame 73 are those; some 60 are saved. A GPU with Triton is
+given `flat` instead.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from vivavoce import assets
 from vivavoce.nn.liveportrait import Networks
 from vivavoce.nn.liveportrait.blocks import fold
 from vivavoce.nn.liveportrait.decoder import SLOPE, Spade, SpadeBlock, SpadeDecoder, SpectralConv
+from vivavoce.nn.liveportrait.flat import FlatDrawer
 from vivavoce.nn.together import Rows
+from vivavoce.render.backends import installed
 
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]  # volume [T,C,D,H,W], driving and source points [T,K,3] -> [T,3,h,w]
 
@@ -136,26 +139,35 @@ class Drawer(nn.Module):
 
 
 class Graphs:
-    """A drawer as CUDA graphs, one for each number of rows that is a power of two; other numbers are filled up."""
+    """A drawer as CUDA graphs, one for each number of rows that is a power of two; other numbers are filled up.
 
-    def __init__(self, draw: Draw) -> None:
-        self.draw = draw
+    Args:
+        draw: what is recorded.
+        dtype: that it wants volumes in; they are held channel by channel, so that filling in a portrait's is one copy.
+    """
+
+    def __init__(self, draw: Draw, dtype: torch.dtype = torch.float16) -> None:
+        self.draw, self.dtype = draw, dtype
         self.made: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor, Tensor], Tensor]] = {}
 
     def __call__(self, volume: Tensor, driving: Tensor, source: Tensor) -> Tensor:
         rows = len(driving)
         full = 1 << (rows - 1).bit_length()
-        given = tuple(torch.cat([v, v[-1:].expand(full - rows, *v.shape[1:])]) for v in (volume, driving, source))
         if full not in self.made:
-            self.made[full] = self._capture(given)  # type: ignore[arg-type]
+            self.made[full] = self._capture(*(v[-1:].expand(full, *v.shape[1:]) for v in (volume, driving, source)))
         graph, inputs, out = self.made[full]
-        for held, value in zip(inputs, given, strict=True):
-            held.copy_(value)
+        for held, value in zip(inputs, (volume, driving, source), strict=True):
+            held[:rows].copy_(value)
+            if rows < full:
+                held[rows:].copy_(value[-1:].expand_as(held[rows:]))
         graph.replay()
         return out[:rows].clone()
 
-    def _capture(self, given: tuple[Tensor, Tensor, Tensor]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor, Tensor], Tensor]:
-        inputs = tuple(v.contiguous().clone() for v in given)
+    def _capture(
+        self, volume: Tensor, driving: Tensor, source: Tensor
+    ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor, Tensor], Tensor]:
+        held = volume.to(self.dtype).clone(memory_format=torch.channels_last_3d)
+        inputs = held, driving.clone(memory_format=torch.contiguous_format), source.clone(memory_format=torch.contiguous_format)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(side):
@@ -165,7 +177,7 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         with torch.no_grad(), torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on meanwhile
             out = self.draw(*inputs)
-        return graph, inputs, out  # type: ignore[return-value]
+        return graph, inputs, out
 
 
 def ready(networks: Networks, half: bool = True, compiled: bool = False) -> Draw:
@@ -174,16 +186,20 @@ def ready(networks: Networks, half: bool = True, compiled: bool = False) -> Draw
     Args:
         networks: with their weights.
         half: float16 on CUDA; elsewhere float32 always.
-        compiled: by torch.compile as well; its products are kept in the cache folder, so the second start is quick.
+        compiled: the plain drawer by torch.compile, on CUDA instead of the flat one, whose kernels leave nothing to be joined; its
+            products are kept in the cache folder, so the second start is quick.
     """
     device = next(networks.parameters()).device
     cuda = device.type == "cuda"
-    drawer = Drawer(networks, torch.float16 if cuda and half else torch.float32)
+    dtype = torch.float16 if cuda and half else torch.float32
+    if cuda and not compiled and installed("triton"):
+        return Rows(Graphs(FlatDrawer(networks, dtype), dtype))
+    drawer = Drawer(networks, dtype)
     draw: Draw = drawer
     if compiled:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(assets.cache() / "inductor"))
         draw = torch.compile(drawer, mode="max-autotune-no-cudagraphs" if cuda else "default")
-    return Rows(Graphs(draw)) if cuda else draw
+    return Rows(Graphs(draw, dtype)) if cuda else draw
 
 
 def _norms(block: SpadeBlock) -> list[Spade]:

@@ -21,18 +21,28 @@ class Block(nn.Module):
         self.conv_0, self.conv_1 = Conv(block.conv_0.weight(), dtype), Conv(block.conv_1.weight(), dtype)
         self.conv_s = Conv(block.conv_s.weight(), dtype) if block.learned else None
         norms = spades(block)
-        self.maps = nn.ModuleList(Conv(torch.cat([n.mlp_gamma.weight, n.mlp_beta.weight]), dtype) for n in norms)
+        weights = [torch.cat([n.mlp_gamma.weight, n.mlp_beta.weight]) for n in norms]
         # the scale is one more than its map
-        biases = [torch.cat([1 + n.mlp_gamma.bias, n.mlp_beta.bias]) for n in norms]  # type: ignore[operator,list-item]
-        self.biases = nn.ParameterList(constant(bias, dtype) for bias in biases)
+        biases = [torch.cat([1 + constant(n.mlp_gamma.bias, dtype), constant(n.mlp_beta.bias, dtype)]) for n in norms]
+        self.end = constant(block.conv_1.bias, dtype)  # what each channel is raised by, and forward leaves out
+        if block.learned:  # the shortcut's shift goes through its 1x1 convolution at once, which makes fewer channels of it
+            mixed, norm = block.conv_s.weight().flatten(1), norms[2]
+            weights[2] = torch.cat([norm.mlp_gamma.weight, torch.einsum("oc,cikl->oikl", mixed, norm.mlp_beta.weight)])
+            scale, shift = biases[2].chunk(2)
+            biases[2], self.end = scale.clone(), self.end + mixed.to(shift) @ shift
+        self.maps = nn.ModuleList(Conv(weight, dtype) for weight in weights)
+        self.biases = nn.ParameterList(biases)
 
-    def forward(self, x: Tensor, moments: Tensor, inner: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """A map [T,H,W,C] with its moments, and what its scales and shifts are made from, each [T,nH,nW,hidden] -> two summands."""
-        steps = self.steps
-        straight = x if self.conv_s is None else self.conv_s(steps.modulate(x, moments, self.maps[2](inner[2]), self.biases[2], 1.0))
+    def forward(self, x: Tensor, moments: Tensor, inner: Tensor) -> list[Tensor]:
+        """A map [T,H,W,C] with its moments, and what its scales and shifts are made from, [2 or 3,T,nH,nW,hidden] -> summands."""
+        steps, beside = self.steps, []
+        straight = x
+        if self.conv_s is not None:
+            beside = [self.maps[2](inner[2])]
+            straight = self.conv_s(steps.modulate(x, moments, beside[0], self.biases[2], 1.0))
         one = self.conv_0(steps.modulate(x, moments, self.maps[0](inner[0]), self.biases[0], SLOPE))
         _, own = steps.statistics(one)
-        return straight, self.conv_1(steps.modulate(one, own, self.maps[1](inner[1]), self.biases[1], SLOPE))
+        return [straight, self.conv_1(steps.modulate(one, own, self.maps[1](inner[1]), self.biases[1], SLOPE)), *beside]
 
 
 class Decoder(nn.Module):
@@ -47,16 +57,17 @@ class Decoder(nn.Module):
         blocks = [decoder.get_submodule(f"G_middle_{k}") for k in range(decoder.middle)]
         self.fc = Conv(decoder.fc.weight, dtype)
         self.middle = nn.ModuleList(Block(b, dtype, steps) for b in blocks)  # type: ignore[arg-type]
-        self.up = nn.ModuleList(Block(b, dtype, steps) for b in (decoder.up_0, decoder.up_1))
+        last_block = Block(decoder.up_1, dtype, steps)
+        self.up = nn.ModuleList([Block(decoder.up_0, dtype, steps), last_block])
         self.maps, self.biases = nn.ModuleList(), nn.ParameterList()
         for several, factor in ((blocks, 1), ([decoder.up_0], 2), ([decoder.up_1], 4)):
             shared = [norm.mlp_shared[0] for block in several for norm in spades(block)]  # type: ignore[arg-type]
             weight = torch.cat([conv.weight for conv in shared])  # type: ignore[misc]
-            self.maps.append(Conv(phases(weight, factor), dtype, padding=1) if factor > 1 else Conv(weight, dtype))
+            self.maps.append(Conv(phases(weight, factor), dtype, padding=(1, 1)) if factor > 1 else Conv(weight, dtype))
             self.biases.append(constant(torch.cat([conv.bias for conv in shared]), dtype))  # type: ignore[misc]
-        bias, last = decoder.up_1.conv_1.bias, decoder.conv_img[0]
+        last = decoder.conv_img[0]
         assert isinstance(last, nn.Conv2d)
-        self.register_buffer("end", constant(bias, dtype))
+        self.register_buffer("end", last_block.end)
         self.last = Conv(last.weight, dtype, leaving=even(len(last.weight)))
         self.register_buffer("last_bias", constant(last.bias, dtype))
 
@@ -66,12 +77,12 @@ class Decoder(nn.Module):
         x, moments = steps.statistics(self.fc(features))
         for k, block in enumerate(self.middle):
             x, moments = steps.statistics(*block(x, moments, inner[2 * k : 2 * k + 2]))
-        parts = x, x
+        parts: list[Tensor] = []
         for block, maps, bias, factor in zip(self.up, list(self.maps)[1:], list(self.biases)[1:], (2, 4), strict=True):
             parts = block(x, moments, steps.spread(maps(features), bias, factor=factor, groups=3))
             if factor == 2:
                 x, moments = steps.statistics(*parts)
-        return steps.picture(self.last(steps.finish(parts[0], self.end, SLOPE, parts[1])), self.last_bias)
+        return steps.picture(self.last(steps.finish(parts[0], self.end, SLOPE, *parts[1:])), self.last_bias)
 
 
 def spades(block: SpadeBlock) -> list[Spade]:

@@ -8,15 +8,25 @@ from torch.nn import functional
 
 
 class Conv(nn.Module):
-    """[N,H,W,I] -> [N,H',W',O], no bias. Args: `entering`, `leaving`: channels, where more than the weight's: those are zero."""
+    """[N,H,W,I] -> [N,H',W',O], no bias.
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, padding: int | None = None, entering: int = 0, leaving: int = 0) -> None:
+    Args:
+        weight: [O,I,k,k'].
+        dtype: of weights and maps.
+        padding: rows and columns; by default half a kernel.
+        entering: channels, where more than the weight's.
+        leaving: the same; what more there is, is zero.
+    """
+
+    def __init__(
+        self, weight: Tensor, dtype: torch.dtype, padding: tuple[int, int] | None = None, entering: int = 0, leaving: int = 0
+    ) -> None:
         super().__init__()
-        made, inside, height, _ = weight.shape
-        whole = weight.new_zeros(leaving or made, entering or inside, *weight.shape[2:], dtype=dtype)
+        made, inside, high, wide = weight.shape
+        whole = weight.new_zeros(leaving or made, entering or inside, high, wide, dtype=dtype)
         whole[:made, :inside] = weight.to(dtype)
         self.weight = nn.Parameter(whole.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.padding = height // 2 if padding is None else padding
+        self.padding = (high // 2, wide // 2) if padding is None else padding
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=self.padding).permute(0, 2, 3, 1).contiguous()

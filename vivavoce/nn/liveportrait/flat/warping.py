@@ -30,14 +30,17 @@ class Warping(nn.Module):
         down: list[nn.Conv3d] = [block.conv for block in dense.hourglass.encoder.down_blocks]  # type: ignore[misc]
         up: list[nn.Conv3d] = [block.conv for block in dense.hourglass.decoder.up_blocks]  # type: ignore[misc]
         self.row = even(down[0].in_channels)
-        entering = [self.row, *(conv.in_channels for conv in down[1:])]
-        self.down = nn.ModuleList(Conv(flattened(c.weight), dtype, entering=n) for c, n in zip(down, entering, strict=True))
-        self.up = nn.ModuleList(Conv(flattened(phases(c.weight, 2), 4), dtype, padding=1) for c in up)
+        slots = dense.mask.out_channels
+        first = flattened(_sorted(down[0].weight, slots))
+        self.down = nn.ModuleList([Conv(first, dtype, entering=self.row), *(Conv(flattened(c.weight), dtype) for c in down[1:])])
+        self.up = nn.ModuleList(Conv(flattened(phases(c.weight, 2), 4), dtype, padding=(1, 1)) for c in up)
         self.down_bias = nn.ParameterList(constant(conv.bias, dtype) for conv in down)
         self.up_bias = nn.ParameterList(constant(conv.bias, dtype) for conv in up)
         last = dense.hourglass.decoder.conv
         missing, wide = even(last.out_channels) - last.out_channels, up[-1].out_channels + self.row
-        self.last = Conv(flattened(functional.pad(last.weight, (0, 0) * 4 + (0, missing))), dtype, entering=wide)
+        made, skipped = last.weight.split([up[-1].out_channels, down[0].in_channels], 1)
+        weight = functional.pad(torch.cat([made, _sorted(skipped, slots)], 1), (0, 0) * 4 + (0, missing))
+        self.last = Conv(flattened(weight), dtype, entering=wide)
         self.last_bias = nn.Parameter(functional.pad(constant(last.bias, dtype), (0, missing)))
         self._ends(network, last.out_channels + missing, dtype)
 
@@ -57,7 +60,10 @@ class Warping(nn.Module):
         self.taps, self.first = mask.kernel_size[0], mask.kernel_size[0] * slots
         levels = occlusion.weight[0].unflatten(0, (width, -1)).transpose(0, 1)  # [D,I,7,7]
         weight = torch.cat([flattened(functional.pad(mask.weight, (0, 0) * 4 + (0, slots - mask.out_channels))), levels])
-        self.mask = Conv(weight, dtype, entering=entering, leaving=even(len(weight)))
+        # cuDNN's kernels for sm_90 have at most 32 taps: above and at the middle, then below
+        self.reach = self.taps // 2
+        parts, margins = weight.split([self.reach + 1, self.reach], 2), ((self.reach, self.reach),) * 2
+        self.mask = nn.ModuleList(Conv(part, dtype, margin, entering, even(len(part))) for part, margin in zip(parts, margins, strict=True))
         self.register_buffer("mask_bias", constant(mask.bias, dtype))
         self.register_buffer("occlusion_bias", constant(occlusion.bias, dtype))
         third, fourth, depth = network.third, network.fourth, len(levels)
@@ -76,8 +82,18 @@ class Warping(nn.Module):
         x = levels.pop()
         for conv, bias in zip(self.up, self.up_bias, strict=True):
             x = steps.spread(conv(x), bias, depth, DEPTH, factor=2, skip=levels.pop())
-        seen = self.mask(steps.spread(self.last(x), self.last_bias, depth, DEPTH))
+        seen, more = self._masked(steps.spread(self.last(x), self.last_bias, depth, DEPTH))
         shift = functional.pad(source - driving, (0, 0, 1, 0))  # [T,S,3]; slot 0 stays
-        moved = steps.sample(seen, self.mask_bias, shift, volume, self.taps)
+        moved = steps.sample(seen, self.mask_bias, shift, volume, self.taps, more)
         inner = steps.finish(self.third(moved), self.third_bias, self.slope)
-        return steps.hide(self.fourth(inner), self.fourth_bias, seen, self.first, self.occlusion_bias)
+        return steps.hide(self.fourth(inner), self.fourth_bias, seen, self.first, self.occlusion_bias, more)
+
+    def _masked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Two summands: rows of one are the taps up to the middle's, of the other those after it, which end as many rows later."""
+        (one, two), height = (conv(x) for conv in self.mask), x.shape[1]
+        return one[:, :height], two[:, self.reach + 1 :][:, :height]
+
+
+def _sorted(weight: Tensor, slots: int) -> Tensor:
+    """Of a convolution that reads heat and channels slot after slot: one that reads the heat of all slots, then each channel of all."""
+    return weight.unflatten(1, (slots, -1)).transpose(1, 2).flatten(1, 2)

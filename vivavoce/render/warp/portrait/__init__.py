@@ -5,17 +5,17 @@ makes for each tap of the depth a result of its own: tap k of n in slice d is fo
 map is one of the small map with a margin, whose results are the kinds of pixels that a cell becomes (first, between, last; last ones
 stand with the next cell). Channels are in the order kind, tap, channel; further ones may follow.
 
-    slots       compressed volume [T,D,H,W,c], driving and source points [T,K,3] -> [T*D,H,W,row]: per slot (one that stays, one a point)
-                the difference of the points' Gaussians and the volume moved by the point's shift; the rest zero
+    slots       compressed volume [T,D,H,W,c], driving and source points [T,K,3] -> [T*D,H,W,row]: for each slot (one that stays, one a
+                point) the difference of the points' Gaussians, then each channel of the volume moved by each slot's shift; the rest zero
     shrink      volume's results, bias -> taps summed, ReLU, mean over 2x2
     spread      results, bias -> kinds in their places, taps summed, ReLU; joined with `skip`, or split into `groups` [groups,...]
-    sample      mask's results (`even` channels a tap), bias, shifts [T,S,3], volume [T,D,H,W,C] -> [T,H,W,D*C]: the volume at the grid
-                moved by the mean shift, weighted by the softmax over slots
-    statistics  map (plus another) -> the sum, and moments of its channels for `modulate`
-    modulate    map with moments, scales and shifts [T,nH,nW,2C], their bias -> instance norm, enlarged n times, scaled and shifted,
-                leaky ReLU
-    finish      map, bias (plus another map) -> leaky ReLU
-    hide        map, bias, results whose channel first + d of slice d are the occlusion's -> map times sigmoid of their sum
+    sample      mask's results (`even` channels a tap; plus `more`; both may be cut from higher ones), bias, shifts [T,S,3], volume
+                [T,D,H,W,C] -> [T,H,W,D*C]: the volume at the grid moved by the mean shift, weighted by the softmax over slots
+    statistics  map (plus another, plus the last channels of `beside`) -> the sum, and moments of its channels for `modulate`
+    modulate    map with moments, scales and shifts [T,nH,nW,2C or more], their bias -> instance norm, enlarged n times, scaled and
+                shifted, leaky ReLU; a bias of C alone: no shifts
+    finish      map, bias (plus others as for statistics) -> leaky ReLU
+    hide        map, bias, results (plus `more`) whose channel first + d of slice d is the occlusion's -> map times sigmoid of their sum
     picture     map of 12 channels and bias -> pixel shuffle by two, sigmoid: [T,3,2H,2W]
 
 | back end | device, arithmetic |

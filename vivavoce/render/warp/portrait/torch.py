@@ -27,13 +27,14 @@ def _bumps(points: Tensor, shape: Sequence[int]) -> Tensor:  # [T,K,3] -> [T,K,D
 
 def slots(small: Tensor, driving: Tensor, source: Tensor, row: int) -> Tensor:
     shape, channels = small.shape[1:4], small.permute(0, 4, 1, 2, 3).to(driving.dtype)
-    parts = []
+    heats, parts = [], []
     for slot in range(driving.shape[1] + 1):
         shift = source[:, slot - 1] - driving[:, slot - 1] if slot else torch.zeros_like(source[:, 0])
         heat = _bumps(driving[:, slot - 1 : slot], shape) - _bumps(source[:, slot - 1 : slot], shape) if slot else None
         moved = functional.grid_sample(channels, _grid(shape, shift) + shift[:, None, None, None], align_corners=False)
-        parts += [torch.zeros_like(moved[:, :1]) if heat is None else heat, moved]
-    seen = torch.cat(parts, 1).permute(0, 2, 3, 4, 1).flatten(0, 1)
+        heats.append(torch.zeros_like(moved[:, :1]) if heat is None else heat)
+        parts.append(moved)
+    seen = torch.cat([*heats, torch.stack(parts, 2).flatten(1, 2)], 1).permute(0, 2, 3, 4, 1).flatten(0, 1)
     return functional.pad(seen, (0, row - seen.shape[-1])).to(small.dtype).contiguous()
 
 
@@ -71,7 +72,8 @@ def _places(length: int, factor: int, device: torch.device) -> tuple[Tensor, Ten
     return at // factor + last.long(), (inner > 0).long() + (last & (factor > 2)).long()
 
 
-def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int) -> Tensor:
+def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int, more: Tensor | None = None) -> Tensor:
+    y = y if more is None else y + more
     depth, count = volume.shape[1], shift.shape[1]
     logits = _summed(y[..., : taps * even(count)].unflatten(-1, (taps, -1)), depth, taps)[..., :count]
     share = (logits + bias.to(y)).softmax(-1)
@@ -80,8 +82,13 @@ def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int) ->
     return moved.permute(0, 3, 4, 2, 1).flatten(3).to(volume.dtype).contiguous()
 
 
-def statistics(x: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    total = x if other is None else x + other
+def _all(x: Tensor, other: Tensor | None, beside: Tensor | None) -> Tensor:
+    x = x if other is None else x + other
+    return x if beside is None else x + beside[..., -x.shape[-1] :]
+
+
+def statistics(x: Tensor, other: Tensor | None = None, beside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    total = _all(x, other, beside)
     spread, mean = torch.var_mean(total, (1, 2), correction=0)
     return total, torch.stack([mean, spread * (total.shape[1] * total.shape[2])], 1)[:, None]
 
@@ -90,16 +97,17 @@ def modulate(x: Tensor, moments: Tensor, maps: Tensor, bias: Tensor, slope: floa
     mean, spread = moments[:, 0, :, None, None].unbind(1)  # [T,1,1,C]
     normal = (x - mean) * (spread / (x.shape[1] * x.shape[2]) + 1e-5).rsqrt()
     factor = maps.shape[1] // x.shape[1]
-    scale, shift = (maps + bias.to(maps)).chunk(2, -1)
-    larger = normal.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    return functional.leaky_relu(larger * scale + shift, slope)
+    parts = (maps[..., : len(bias)] + bias.to(maps)).split(x.shape[-1], -1)
+    value = normal.repeat_interleave(factor, 1).repeat_interleave(factor, 2) * parts[0]
+    return functional.leaky_relu(value + parts[1] if len(parts) > 1 else value, slope)
 
 
-def finish(x: Tensor, bias: Tensor, slope: float, other: Tensor | None = None) -> Tensor:
-    return functional.leaky_relu(x + bias.to(x) + (0 if other is None else other), slope)
+def finish(x: Tensor, bias: Tensor, slope: float, other: Tensor | None = None, beside: Tensor | None = None) -> Tensor:
+    return functional.leaky_relu(_all(x + bias.to(x), other, beside), slope)
 
 
-def hide(x: Tensor, bias: Tensor, y: Tensor, first: int, level: Tensor) -> Tensor:
+def hide(x: Tensor, bias: Tensor, y: Tensor, first: int, level: Tensor, more: Tensor | None = None) -> Tensor:
+    y = y if more is None else y + more
     depth = len(y) // len(x)
     parts = y[..., first : first + depth].unflatten(0, (-1, depth)).diagonal(dim1=1, dim2=4).sum(-1)  # [T,H,W]
     return (x + bias.to(x)) * torch.sigmoid(parts + level.to(x))[..., None]

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import even
 from . import triton_kernels as kernels
 
-CHUNK = 256  # rows at least that one program's moments are of
+PROGRAMS = 512  # enough for all processors of a GPU
 
 
 def _step(cells: int) -> float:
@@ -22,13 +22,20 @@ def _wide(channels: int, most: int = 64) -> int:
     return min(most, triton.next_power_of_2(channels))
 
 
+def _or(given: Tensor | None, unread: Tensor) -> Tensor:
+    """A kernel wants a pointer where it reads nothing, too."""
+    return unread if given is None else given
+
+
 def slots(small: Tensor, driving: Tensor, source: Tensor, row: int) -> Tensor:
     rows, depth, height, width, channels = small.shape
-    count = driving.shape[1] + 1
+    count, block = driving.shape[1] + 1, 32
+    wide = triton.next_power_of_2(count + row - (channels + 1) * count)  # threads beyond the slots write the zeros
     out = small.new_empty(rows * depth, height, width, row)
-    kernels.slots[(triton.cdiv(height * width, 4), rows * depth)](
+    kernels.slots[(triton.cdiv(height * width, block), rows * depth)](
         small, driving.contiguous(), source.contiguous(), out, depth, height, width, _step(width), _step(height), _step(depth),
-        SLOTS=count, CHANNELS=channels, ROW=row, WIDE=triton.next_power_of_2(row), BLOCK=4,
+        SLOTS=count, CHANNELS=channels, ROW=row, WIDE=wide, DEEP=triton.next_power_of_2(channels), BLOCK=block,
+        num_warps=8,
     )  # fmt: skip
     return out
 
@@ -52,67 +59,72 @@ def spread(y: Tensor, bias: Tensor, depth: int = 1, taps: int = 1, factor: int =
     wide, block = _wide(count + beside) if groups == 1 else math.gcd(count // groups, 64), 32
     grid = (triton.cdiv(height * width, block), triton.cdiv(count + beside, wide), planes)
     kernels.spread[grid](
-        y, bias, y if skip is None else skip, out, depth, height, width, planes * height * width * (count // groups),
+        y, bias, _or(skip, y), out, depth, height, width, planes * height * width * (count // groups),
         COUNT=count, TAPS=taps, ROW=y.shape[3], FACTOR=factor, GROUP=shape[-1], SKIP=beside, WIDE=wide, BLOCK=block,
     )  # fmt: skip
     return out
 
 
-def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int) -> Tensor:
+def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int, more: Tensor | None = None) -> Tensor:
     rows, depth, height, width, channels = volume.shape
     out = volume.new_empty(rows, height, width, depth * channels)
-    slots = shift.shape[1]
+    slots, second = shift.shape[1], _or(more, y)
     kernels.sample[(triton.cdiv(height * width, 32), rows * depth)](
-        y, bias, shift.contiguous(), volume, out, depth, height, width, _step(width), _step(height), _step(depth),
+        y, second, bias, shift.contiguous(), volume, out, depth, height, width, _step(width), _step(height), _step(depth),
+        y.stride(0), second.stride(0),
         SLOTS=slots, TAP=even(slots), TAPS=taps, ROW=y.shape[3], CHANNELS=channels, WIDE=triton.next_power_of_2(slots),
-        MANY=triton.next_power_of_2(channels), BLOCK=32,
+        MANY=triton.next_power_of_2(channels), TWO=more is not None, BLOCK=32,
     )  # fmt: skip
     return out
 
 
-def _chunk(rows: int) -> int:
-    return max(CHUNK, triton.next_power_of_2(triton.cdiv(rows, 32)))
+def _chunk(maps: int, rows: int, channels: int) -> int:
+    """Rows that one program's moments are of: few enough that all processors have work, many enough to be joined again quickly."""
+    chunks = PROGRAMS // (maps * triton.cdiv(channels, _wide(channels)))
+    return max(64, triton.next_power_of_2(triton.cdiv(rows, min(128, max(16, chunks)))))
 
 
-def statistics(x: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def statistics(x: Tensor, other: Tensor | None = None, beside: Tensor | None = None) -> tuple[Tensor, Tensor]:
     maps, height, width, channels = x.shape
-    rows, chunk, wide = height * width, _chunk(height * width), _wide(channels)
+    rows, chunk, wide = height * width, _chunk(maps, height * width, channels), _wide(channels)
     chunks = triton.cdiv(rows, chunk)
-    out = x if other is None else torch.empty_like(x)
+    out = x if other is None and beside is None else torch.empty_like(x)
     moments = x.new_empty(maps, chunks, 2, channels, dtype=torch.float32)
     kernels.statistics[(chunks, triton.cdiv(channels, wide), maps)](
-        x, x if other is None else other, out, moments, rows, CHUNK=chunk, CHANNELS=channels, ADD=other is not None, WIDE=wide, BLOCK=64
-    )
+        x, _or(other, x), _or(beside, x), out, moments, rows,
+        CHUNK=chunk, CHANNELS=channels, ADD=other is not None, ROW=0 if beside is None else beside.shape[3], WIDE=wide, BLOCK=64,
+    )  # fmt: skip
     return out, moments
 
 
 def modulate(x: Tensor, moments: Tensor, maps: Tensor, bias: Tensor, slope: float) -> Tensor:
-    count, height, width, _ = maps.shape
+    count, height, width, row = maps.shape
     channels, factor, wide, chunks = x.shape[3], height // x.shape[1], _wide(x.shape[3]), moments.shape[1]
     out = maps.new_empty(count, height, width, channels)
     kernels.modulate[(triton.cdiv(height * width, 256), triton.cdiv(channels, wide), count)](
         x, moments, maps, bias, out, height, width, slope,
-        CHUNK=_chunk(x.shape[1] * x.shape[2]), CHANNELS=channels, CHUNKS=chunks, MANY=triton.next_power_of_2(chunks), FACTOR=factor,
-        STEPS=8, WIDE=wide, BLOCK=32,
+        CHUNK=_chunk(count, x.shape[1] * x.shape[2], channels), CHANNELS=channels, CHUNKS=chunks,
+        MANY=triton.next_power_of_2(chunks), FACTOR=factor, ROW=row, SHIFT=len(bias) > channels, STEPS=8, WIDE=wide, BLOCK=32,
     )  # fmt: skip
     return out
 
 
-def finish(x: Tensor, bias: Tensor, slope: float, other: Tensor | None = None) -> Tensor:
+def finish(x: Tensor, bias: Tensor, slope: float, other: Tensor | None = None, beside: Tensor | None = None) -> Tensor:
     channels, out = x.shape[-1], torch.empty_like(x)
     rows, wide = x.numel() // channels, _wide(channels)
     kernels.finish[(triton.cdiv(rows, 64), triton.cdiv(channels, wide))](
-        x, x if other is None else other, bias, out, rows, slope, CHANNELS=channels, ADD=other is not None, WIDE=wide, BLOCK=64
-    )
+        x, _or(other, x), _or(beside, x), bias, out, rows, slope,
+        CHANNELS=channels, ADD=other is not None, ROW=0 if beside is None else beside.shape[-1], WIDE=wide, BLOCK=64,
+    )  # fmt: skip
     return out
 
 
-def hide(x: Tensor, bias: Tensor, y: Tensor, first: int, level: Tensor) -> Tensor:
+def hide(x: Tensor, bias: Tensor, y: Tensor, first: int, level: Tensor, more: Tensor | None = None) -> Tensor:
     rows, height, width, channels = x.shape
-    depth, wide, out = y.shape[0] // rows, _wide(channels), torch.empty_like(x)
+    depth, wide, out, second = y.shape[0] // rows, _wide(channels), torch.empty_like(x), _or(more, y)
     kernels.hide[(triton.cdiv(height * width, 32), triton.cdiv(channels, wide), rows)](
-        x, bias, y, level, out, depth, height * width,
-        FIRST=first, ROW=y.shape[3], CHANNELS=channels, DEEP=triton.next_power_of_2(depth), WIDE=wide, BLOCK=32,
+        x, bias, y, second, level, out, depth, height * width, y.stride(0), second.stride(0),
+        FIRST=first, ROW=y.shape[3], CHANNELS=channels, DEEP=triton.next_power_of_2(depth), TWO=more is not None, WIDE=wide, BLOCK=32,
     )  # fmt: skip
     return out
 

@@ -10,42 +10,45 @@ import triton.language as tl
 
 
 @triton.jit
-def slots(small, driving, source, out, depth, height, width, step_x, step_y, step_z,
-          SLOTS: tl.constexpr, CHANNELS: tl.constexpr, ROW: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Per place and slot: the difference of two Gaussians and the volume sampled at the shifted place."""
+def slots(small, driving, source, out, depth, height, width, step_x, step_y, step_z, SLOTS: tl.constexpr, CHANNELS: tl.constexpr,
+          ROW: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Per slot and place: the difference of two Gaussians, and the volume sampled at the shifted place."""
     plane = tl.program_id(1).to(tl.int64)
     row, level = plane // depth, (plane % depth).to(tl.int32)
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]  # neighbouring places are neighbouring threads: they read one line
     inside = at < height * width
-    column = tl.arange(0, WIDE)
-    slot, part = column // (CHANNELS + 1), column % (CHANNELS + 1)
+    slot = tl.arange(0, WIDE)[:, None]
     point = row * (SLOTS - 1) * 3 + (slot - 1) * 3
     known = (slot > 0) & (slot < SLOTS)
     to_x, from_x = tl.load(driving + point, known, 0.0), tl.load(source + point, known, 0.0)
     to_y, from_y = tl.load(driving + point + 1, known, 0.0), tl.load(source + point + 1, known, 0.0)
     to_z, from_z = tl.load(driving + point + 2, known, 0.0), tl.load(source + point + 2, known, 0.0)
     x, y, z = -1.0 + step_x * (at % width), -1.0 + step_y * (at // width), -1.0 + step_z * level
-    x, y = x[:, None], y[:, None]
-    place_x = ((x + (from_x - to_x)[None, :] + 1) * width - 1) / 2
-    place_y = ((y + (from_y - to_y)[None, :] + 1) * height - 1) / 2
-    place_z = ((z + (from_z - to_z)[None, :] + 1) * depth - 1) / 2
+    place_x = ((x + (from_x - to_x) + 1) * width - 1) / 2  # [WIDE,BLOCK]
+    place_y = ((y + (from_y - to_y) + 1) * height - 1) / 2
+    place_z = ((z + (from_z - to_z) + 1) * depth - 1) / 2
     low_x, low_y, low_z = tl.floor(place_x), tl.floor(place_y), tl.floor(place_z)
-    sampled = (part > 0) & (slot < SLOTS)
-    value = tl.zeros([BLOCK, WIDE], tl.float32)
-    base = row * depth * height * width
+    channel = tl.arange(0, DEEP)[None, None, :]
+    value = tl.zeros([WIDE, BLOCK, DEEP], tl.float32)
+    base = small + row * depth * height * width * CHANNELS
     for corner in tl.static_range(8):
         cell_x, cell_y, cell_z = low_x + corner % 2, low_y + corner // 2 % 2, low_z + corner // 4
         there = (cell_x >= 0) & (cell_x < width) & (cell_y >= 0) & (cell_y < height) & (cell_z >= 0) & (cell_z < depth)
-        there = there & sampled[None, :] & inside[:, None]
+        there = there & (slot < SLOTS) & inside
         cell = (cell_z.to(tl.int32) * height + cell_y.to(tl.int32)) * width + cell_x.to(tl.int32)
         weight = (1 - tl.abs(place_x - cell_x)) * (1 - tl.abs(place_y - cell_y)) * (1 - tl.abs(place_z - cell_z))
-        value += weight * tl.load(small + (base + cell) * CHANNELS + (part - 1)[None, :], there, 0.0).to(tl.float32)
-    new = _bump(x, to_x[None, :]) + _bump(y, to_y[None, :]) + _bump(z, to_z[None, :])
-    old = _bump(x, from_x[None, :]) + _bump(y, from_y[None, :]) + _bump(z, from_z[None, :])
-    heat = tl.where(known[None, :], tl.exp(new) - tl.exp(old), 0.0)
-    value = tl.where(part[None, :] == 0, heat, value)
-    target = (plane * height * width + at)[:, None] * ROW + column[None, :]
-    tl.store(out + target, value, inside[:, None] & (column < ROW)[None, :])
+        mask = there[:, :, None] & (channel < CHANNELS)
+        value += weight[:, :, None] * tl.load(base + (cell * CHANNELS)[:, :, None] + channel, mask, 0.0).to(tl.float32)
+    new = _bump(x, to_x) + _bump(y, to_y) + _bump(z, to_z)
+    old = _bump(x, from_x) + _bump(y, from_y) + _bump(z, from_z)
+    heat = tl.where(known, tl.exp(new) - tl.exp(old), 0.0)
+    target = (plane * height * width + at) * ROW + slot
+    tl.store(out + target, heat, inside & (slot < SLOTS))
+    # the last channel's slots beyond the last are the row's channels that stay zero
+    kept = (slot < SLOTS)[:, :, None] | (channel == CHANNELS - 1)
+    column = (channel + 1) * SLOTS + slot[:, :, None]
+    mask = inside[:, :, None] & kept & (channel < CHANNELS) & (column < ROW)
+    tl.store(out + target[:, :, None] + (channel + 1) * SLOTS, value, mask)
 
 
 @triton.jit
@@ -116,9 +119,9 @@ def spread(y, bias, skip, out, depth, height, width, group_step,
 
 
 @triton.jit
-def sample(y, bias, shift, volume, out, depth, height, width, step_x, step_y, step_z,
+def sample(y, more, bias, shift, volume, out, depth, height, width, step_x, step_y, step_z, size_y, size_more,
            SLOTS: tl.constexpr, TAP: tl.constexpr, TAPS: tl.constexpr, ROW: tl.constexpr, CHANNELS: tl.constexpr, WIDE: tl.constexpr,
-           MANY: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+           MANY: tl.constexpr, TWO: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Shares of the slots (softmax of summed taps) -> the place in the volume -> its channels there."""
     plane = tl.program_id(1).to(tl.int64)
     row, level = plane // depth, (plane % depth).to(tl.int32)
@@ -130,8 +133,10 @@ def sample(y, bias, shift, volume, out, depth, height, width, step_x, step_y, st
     for tap in tl.static_range(TAPS):
         step = tap - TAPS // 2
         there = inside[:, None] & real[None, :] & (level + step >= 0) & (level + step < depth)
-        place = ((plane + step) * height * width + at)[:, None] * ROW
-        logit += tl.load(y + place + (tap * TAP + slot)[None, :], there, 0.0).to(tl.float32)
+        place = at[:, None] * ROW + (tap * TAP + slot)[None, :]
+        logit += tl.load(y + (plane + step) * size_y + place, there, 0.0).to(tl.float32)
+        if TWO:
+            logit += tl.load(more + (plane + step) * size_more + place, there, 0.0).to(tl.float32)
     share = tl.exp(logit - tl.max(logit, 1)[:, None])
     share = share / tl.sum(share, 1)[:, None]
     point = shift + (row * SLOTS + slot) * 3
@@ -155,9 +160,9 @@ def sample(y, bias, shift, volume, out, depth, height, width, step_x, step_y, st
 
 
 @triton.jit
-def statistics(x, other, out, moments, rows, CHUNK: tl.constexpr, CHANNELS: tl.constexpr, ADD: tl.constexpr,
+def statistics(x, other, beside, out, moments, rows, CHUNK: tl.constexpr, CHANNELS: tl.constexpr, ADD: tl.constexpr, ROW: tl.constexpr,
                WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Mean and sum of squared differences of each channel in a chunk of rows; of the sum of two maps, which is kept."""
+    """Mean and sum of squared differences of each channel in a chunk of rows; of the sum of several maps, which is kept."""
     part, many = tl.program_id(0), tl.num_programs(0)
     map_ = tl.program_id(2).to(tl.int64)
     column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
@@ -171,6 +176,10 @@ def statistics(x, other, out, moments, rows, CHUNK: tl.constexpr, CHANNELS: tl.c
         value = tl.load(x + place, there, 0.0).to(tl.float32)
         if ADD:
             value += tl.load(other + place, there, 0.0).to(tl.float32)
+        if ROW > 0:
+            last = (map_ * rows + at)[:, None] * ROW + (ROW - CHANNELS + column)[None, :]
+            value += tl.load(beside + last, there, 0.0).to(tl.float32)
+        if ADD or ROW > 0:
             tl.store(out + place, value, there)
         more = tl.minimum(tl.maximum(rows - start, 0), BLOCK).to(tl.float32)
         own = tl.sum(value, 0) / tl.maximum(more, 1.0)
@@ -186,7 +195,8 @@ def statistics(x, other, out, moments, rows, CHUNK: tl.constexpr, CHANNELS: tl.c
 
 @triton.jit
 def modulate(x, moments, maps, bias, out, height, width, slope, CHUNK: tl.constexpr, CHANNELS: tl.constexpr, CHUNKS: tl.constexpr,
-             MANY: tl.constexpr, FACTOR: tl.constexpr, STEPS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+             MANY: tl.constexpr, FACTOR: tl.constexpr, ROW: tl.constexpr, SHIFT: tl.constexpr, STEPS: tl.constexpr, WIDE: tl.constexpr,
+             BLOCK: tl.constexpr):  # fmt: skip
     """Instance norm by chunks' moments, scale and shift from a map, leaky ReLU; the map normalised may be the smaller one."""
     map_ = tl.program_id(2).to(tl.int64)
     column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
@@ -201,22 +211,24 @@ def modulate(x, moments, maps, bias, out, height, width, slope, CHUNK: tl.conste
     mean = tl.sum(means * held, 0) / count
     apart = means - mean[None, :]
     scale = tl.rsqrt(tl.sum(spreads + held * apart * apart, 0) / count + 1e-5)
-    gain, lift = tl.load(bias + column, real, 0.0)[None, :], tl.load(bias + CHANNELS + column, real, 0.0)[None, :]
+    gain, lift = tl.load(bias + column, real, 0.0)[None, :], tl.load(bias + CHANNELS + column, real & SHIFT, 0.0)[None, :]
     for step in range(STEPS):
         at = (tl.program_id(0) * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
         mask = (at < height * width)[:, None] & real[None, :]
         spot = (map_ * height * width + at)[:, None]
         origin = ((map_ * low + at // width // FACTOR) * narrow + at % width // FACTOR)[:, None] if FACTOR > 1 else spot
         value = tl.load(x + origin * CHANNELS + column[None, :], mask, 0.0).to(tl.float32)
-        times = tl.load(maps + spot * 2 * CHANNELS + column[None, :], mask, 0.0).to(tl.float32) + gain
-        plus = tl.load(maps + spot * 2 * CHANNELS + CHANNELS + column[None, :], mask, 0.0).to(tl.float32) + lift
-        value = (value - mean[None, :]) * scale[None, :] * times + plus
+        times = tl.load(maps + spot * ROW + column[None, :], mask, 0.0).to(tl.float32) + gain
+        value = (value - mean[None, :]) * scale[None, :] * times
+        if SHIFT:
+            value += tl.load(maps + spot * ROW + CHANNELS + column[None, :], mask, 0.0).to(tl.float32) + lift
         tl.store(out + spot * CHANNELS + column[None, :], tl.where(value > 0, value, value * slope), mask)
 
 
 @triton.jit
-def finish(x, other, bias, out, rows, slope, CHANNELS: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Bias, another map, leaky ReLU."""
+def finish(x, other, beside, bias, out, rows, slope, CHANNELS: tl.constexpr, ADD: tl.constexpr, ROW: tl.constexpr,
+           WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Bias, further maps, leaky ReLU."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     mask = (at < rows)[:, None] & (column < CHANNELS)[None, :]
@@ -224,20 +236,24 @@ def finish(x, other, bias, out, rows, slope, CHANNELS: tl.constexpr, ADD: tl.con
     value = tl.load(x + place, mask, 0.0).to(tl.float32) + tl.load(bias + column, column < CHANNELS, 0.0)[None, :]
     if ADD:
         value += tl.load(other + place, mask, 0.0).to(tl.float32)
+    if ROW > 0:
+        value += tl.load(beside + at[:, None] * ROW + (ROW - CHANNELS + column)[None, :], mask, 0.0).to(tl.float32)
     tl.store(out + place, tl.where(value > 0, value, value * slope), mask)
 
 
 @triton.jit
-def hide(x, bias, y, level_bias, out, depth, size, FIRST: tl.constexpr, ROW: tl.constexpr, CHANNELS: tl.constexpr, DEEP: tl.constexpr,
-         WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def hide(x, bias, y, more, level_bias, out, depth, size, size_y, size_more, FIRST: tl.constexpr, ROW: tl.constexpr, CHANNELS: tl.constexpr,
+         DEEP: tl.constexpr, TWO: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """A map with its bias times the occlusion, whose parts lie on the diagonal of levels and columns."""
     row = tl.program_id(2).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     inside = at < size
     level = tl.arange(0, DEEP)
-    place = ((row * depth + level)[None, :] * size + at[:, None]) * ROW + (FIRST + level)[None, :]
-    parts = tl.load(y + place, inside[:, None] & (level < depth)[None, :], 0.0).to(tl.float32)
+    place, real = at[:, None] * ROW + (FIRST + level)[None, :], inside[:, None] & (level < depth)[None, :]
+    parts = tl.load(y + (row * depth + level)[None, :] * size_y + place, real, 0.0).to(tl.float32)
+    if TWO:
+        parts += tl.load(more + (row * depth + level)[None, :] * size_more + place, real, 0.0).to(tl.float32)
     seen = 1 / (1 + tl.exp(-(tl.sum(parts, 1) + tl.load(level_bias))))
     mask = inside[:, None] & (column < CHANNELS)[None, :]
     place = (row * size + at)[:, None] * CHANNELS + column[None, :]
