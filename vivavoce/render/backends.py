@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,3 +53,15 @@ def floats(part: Tensor) -> NDArray[np.float32]:
     if part.device.type != "cpu" or part.dtype != torch.float32:
         raise TypeError(f"the numba back end takes float32 on the CPU, not {part.dtype} on {part.device}")
     return part.detach().contiguous().numpy()
+
+
+def array(part: Tensor, kind: type = np.float32) -> NDArray[Any]:
+    """A tensor of the CPU as numba kernels take it, made `kind` of whatever it is."""
+    return np.ascontiguousarray(part.detach().numpy(), kind)
+
+
+def plain(part: Tensor) -> Tensor:
+    """A tensor as Triton kernels of float32 take it. Raises TypeError for another type."""
+    if part.dtype != torch.float32:
+        raise TypeError(f"the triton back end takes float32, not {part.dtype}")
+    return part.detach().contiguous()

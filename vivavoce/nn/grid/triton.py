@@ -10,6 +10,8 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vivavoce.render.backends import plain
+
 from . import triton_kernels
 from .plan import PRIMES, Plan
 
@@ -35,12 +37,6 @@ def _arrays(plan: Plan, opened: tuple[float, ...], device: torch.device) -> tupl
     )
 
 
-def _plain(part: Tensor) -> Tensor:
-    if part.dtype != torch.float32:
-        raise TypeError(f"the triton back end takes float32, not {part.dtype}")
-    return part.detach().contiguous()
-
-
 def _shape(plan: Plan, axes: tuple[int, ...], row: int) -> dict[str, Any]:
     """What a kernel is compiled for: the plan, and the columns of points [N,row] that it reads."""
     x, y, z = (*axes, axes[-1])[:3]
@@ -54,18 +50,18 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, plan: Plan, opened: tuple[float, ...]) -> Tensor:
-        places = _plain(points)
+        places = plain(points)
         ctx.arrays, ctx.plan = _arrays(plan, opened, points.device), plan
         out = places.new_empty(len(points), len(plan.levels) * plan.features)
-        _fill(places, _plain(table), ctx.arrays, plan, tuple(range(plan.dims)), out)
+        _fill(places, plain(table), ctx.arrays, plan, tuple(range(plan.dims)), out)
         ctx.save_for_backward(points, table)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        points, table = (_plain(part) for part in ctx.saved_tensors)
-        count, levels, pull, plan = len(points), len(ctx.arrays[0]), _plain(grad), ctx.plan
+        points, table = (plain(part) for part in ctx.saved_tensors)
+        count, levels, pull, plan = len(points), len(ctx.arrays[0]), plain(grad), ctx.plan
         to_points = torch.zeros_like(points) if ctx.needs_input_grad[0] else None
         to_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         with torch.cuda.device_of(points):
@@ -104,18 +100,18 @@ class _Several(torch.autograd.Function):
         dtype: torch.dtype,
         *tables: Tensor,
     ) -> Tensor:
-        places, each = _plain(points), len(plan.levels) * plan.features
+        places, each = plain(points), len(plan.levels) * plan.features
         ctx.arrays, ctx.plan, ctx.axes = _arrays(plan, opened, points.device), plan, axes
         out = places.new_empty(len(points), each * len(tables), dtype=dtype)
         for k, table in enumerate(tables):
-            _fill(places, _plain(table), ctx.arrays, plan, axes[k], out[:, k * each : (k + 1) * each])
+            _fill(places, plain(table), ctx.arrays, plan, axes[k], out[:, k * each : (k + 1) * each])
         ctx.save_for_backward(points, *tables)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        points, *tables = (_plain(part) for part in ctx.saved_tensors)
+        points, *tables = (plain(part) for part in ctx.saved_tensors)
         pull, found = grad.contiguous(), [torch.zeros_like(table) for table in tables]
         each = pull.shape[1] // len(tables)
         with torch.cuda.device_of(points):

@@ -10,6 +10,7 @@ from numba import carray, njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vivavoce.render.backends import floats
 from vivavoce.render.splats.numba_compositing import stack
 from vivavoce.render.threads import kernels
 
@@ -87,15 +88,11 @@ def _draw(picture: Array, wide: int, plate: Array, flow: Array, affine: Array, f
         _line(job // height, job % height, picture, wide, plate, flow, affine, field, out)
 
 
-def _array(part: Tensor) -> Array:
-    return part.detach().contiguous().numpy()
-
-
 def draw(picture: Tensor, plate: Tensor, flow: Tensor, affine: Tensor, field: Tensor | None, size: tuple[int, int]) -> Tensor:
     """Shapes as in backdrop.draw. A picture whose four numbers of a pixel lie together is not copied."""
     out = torch.empty(len(affine), 3, *size)
     bends = field if field is not None else affine.new_zeros(len(affine), 2, 2, 2)
     with kernels():
-        flat = _array(picture.movedim(0, -1)).reshape(-1)
-        _draw(flat, picture.shape[2], _array(plate), _array(flow), _array(affine), _array(bends), out.numpy())
+        flat = floats(picture.movedim(0, -1)).reshape(-1)
+        _draw(flat, picture.shape[2], floats(plate), floats(flow), floats(affine), floats(bends), out.numpy())
     return out

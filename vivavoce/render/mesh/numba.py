@@ -6,33 +6,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vivavoce.render.backends import array
 from vivavoce.render.mesh import EDGE, numba_kernels, numba_light
 from vivavoce.render.mesh.outlines import HOPS, Links, blend
 from vivavoce.render.threads import kernels
-
-
-def _array(part: Tensor, kind: type = np.float32) -> NDArray[Any]:
-    return np.ascontiguousarray(part.detach().numpy(), kind)
 
 
 def rasterize(target: Tensor, triangles: Tensor, size: tuple[int, int]) -> Tensor:  # [B,V,3], [F,3], (H, W) -> [B,H,W] int64
     """See the package."""
     seen = np.full((len(target), *size), -1, np.int64)
     with kernels():
-        numba_kernels.nearest(_array(target), _array(triangles, np.int64), seen, EDGE)
+        numba_kernels.nearest(array(target), array(triangles, np.int64), seen, EDGE)
     return torch.from_numpy(seen)
 
 
 def antialias(image: Tensor, target: Tensor, triangles: Tensor, linked: Links, seen: Tensor) -> Tensor:
     """See the package."""
     found = np.empty((2, *seen.shape), np.int64)
-    whole = [_array(part, np.int64) for part in (triangles, linked.triangle, linked.corner, seen)]
+    whole = [array(part, np.int64) for part in (triangles, linked.triangle, linked.corner, seen)]
     with kernels():
-        numba_kernels.crossed(_array(target), *whole, HOPS, found)
+        numba_kernels.crossed(array(target), *whole, HOPS, found)
     return blend(image, target, triangles, torch.from_numpy(found))
 
 
@@ -52,7 +48,7 @@ def lit(looks: Tensor, normal: Tensor, place: Tensor, row: Tensor, lens: Tensor,
     """See the package."""
     out = np.empty((len(looks), 6), np.float32)
     with kernels():
-        numba_light.lit(*map(_array, (looks, normal, place)), _array(row, np.int64), _array(lens), _array(light), bump, shine, out)
+        numba_light.lit(*map(array, (looks, normal, place)), array(row, np.int64), array(lens), array(light), bump, shine, out)
     return torch.from_numpy(out)
 
 
@@ -60,7 +56,7 @@ class _Shares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, corners: Tensor, place: Tensor, width: int) -> Tensor:
         share = np.empty((len(place), 3), np.float32)
-        numba_kernels.shares(_array(target), _array(corners, np.int64), _array(place, np.int64), width, share)
+        numba_kernels.shares(array(target), array(corners, np.int64), array(place, np.int64), width, share)
         out = torch.from_numpy(share)
         ctx.save_for_backward(target, corners, place, out)
         ctx.width = width
@@ -71,8 +67,8 @@ class _Shares(torch.autograd.Function):
     def backward(ctx: Any, pull: Tensor) -> tuple[Tensor, None, None, None]:
         target, corners, place, share = ctx.saved_tensors
         out = np.zeros(target.shape, np.float32)
-        whole = _array(corners, np.int64), _array(place, np.int64)
-        numba_kernels.shares_back(_array(target), *whole, ctx.width, _array(share), _array(pull), out)
+        whole = array(corners, np.int64), array(place, np.int64)
+        numba_kernels.shares_back(array(target), *whole, ctx.width, array(share), array(pull), out)
         return torch.from_numpy(out), None, None, None
 
 
@@ -80,7 +76,7 @@ class _Carry(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
         out = np.empty((len(corners), values.shape[1]), np.float32)
-        numba_kernels.carry(_array(values), _array(corners, np.int64), _array(share), out)
+        numba_kernels.carry(array(values), array(corners, np.int64), array(share), out)
         ctx.save_for_backward(values, corners, share)
         return torch.from_numpy(out)
 
@@ -89,5 +85,5 @@ class _Carry(torch.autograd.Function):
     def backward(ctx: Any, pull: Tensor) -> tuple[Tensor, None, Tensor]:
         values, corners, share = ctx.saved_tensors
         to_values, to_share = np.zeros(values.shape, np.float32), np.empty(share.shape, np.float32)
-        numba_kernels.carry_back(_array(values), _array(corners, np.int64), _array(share), _array(pull), to_values, to_share)
+        numba_kernels.carry_back(array(values), array(corners, np.int64), array(share), array(pull), to_values, to_share)
         return torch.from_numpy(to_values), None, torch.from_numpy(to_share)

@@ -9,18 +9,14 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vivavoce.render.backends import plain
+
 from . import triton_kernels
 from .contract import LATTICE, Cells
 from .torch import Found
 
 WARP = 32
 BLOCK = 256  # samples a program that writes them
-
-
-def _plain(part: Tensor) -> Tensor:
-    if part.dtype != torch.float32:
-        raise TypeError(f"the triton back end takes float32, not {part.dtype}")
-    return part.detach().contiguous()
 
 
 def march(
@@ -33,14 +29,14 @@ def march(
     first: Tensor | None = None,  # [R] int32
 ) -> tuple[Found, Tensor]:
     """As `torch.march`. The host waits once, for the number of samples."""
-    origins, directions, near, far = (_plain(part) for part in rays)
+    origins, directions, near, far = (plain(part) for part in rays)
     count, most = len(near), min(most, LATTICE)
     slots, after = (torch.empty(shape, dtype=torch.int32, device=near.device) for shape in ((count, most), (count,)))
     counts, starts = near.new_empty(count, dtype=torch.int64), near.new_zeros(count + 1, dtype=torch.int64)
-    shift = near if jitter is None else _plain(jitter)
+    shift = near if jitter is None else plain(jitter)
     low, per, bits, blocks, side = near, near, slots, slots, 0
     if cells is not None:
-        low, per, side = _plain(cells.low), _plain(cells.resolution / (cells.high - cells.low)), cells.resolution
+        low, per, side = plain(cells.low), plain(cells.resolution / (cells.high - cells.low)), cells.resolution
         bits, blocks = cells.bits, cells.blocks.view(torch.uint8)
     with torch.cuda.device_of(near):
         if count:
@@ -67,7 +63,7 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sigma: Tensor, features: Tensor, t: Tensor, dt: Tensor, starts: Tensor) -> tuple[Tensor, ...]:
         rays, channels = len(starts) - 1, features.shape[1]
-        parts = (_plain(sigma), _plain(features), _plain(t), _plain(dt), starts)
+        parts = (plain(sigma), plain(features), plain(t), plain(dt), starts)
         drawn, opacity, depth = sigma.new_empty(rays, channels), sigma.new_empty(rays), sigma.new_empty(rays)
         weights, wide = torch.empty_like(parts[0]), triton.next_power_of_2(channels)
         if rays:
@@ -87,7 +83,7 @@ class _Composite(torch.autograd.Function):
         if rays:
             with torch.cuda.device_of(sigma):
                 triton_kernels.composite_grad[(rays,)](
-                    *ctx.saved_tensors, *(_plain(pull) for pull in pulls[:3]), to_sigma, to_features, channels,
+                    *ctx.saved_tensors, *(plain(pull) for pull in pulls[:3]), to_sigma, to_features, channels,
                     WIDE=triton.next_power_of_2(channels), N=WARP, num_warps=1,
                 )  # fmt: skip
         return to_sigma, to_features, None, None, None
@@ -110,6 +106,6 @@ def accumulate(
     if len(alive):
         with torch.cuda.device_of(sigma):
             triton_kernels.composite[(len(alive),)](
-                _plain(sigma), _plain(features), _plain(t), _plain(dt), starts, *sums, alive, channels,
+                plain(sigma), plain(features), plain(t), plain(dt), starts, *sums, alive, channels,
                 ADD=True, WIDE=triton.next_power_of_2(channels), N=WARP, num_warps=1,
             )  # fmt: skip

@@ -11,16 +11,13 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vivavoce.render.backends import array
 from vivavoce.render.threads import kernels
 
 Array = NDArray[Any]
 F = np.float32
 BANDS = 8  # pieces a row is cut into: more than threads, so that a band without triangles costs nothing
 SLACK = F(1e-5)
-
-
-def _array(tensor: Tensor, kind: type = np.float32) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy(), dtype=kind)
 
 
 @njit(fastmath=True, inline="always")
@@ -110,14 +107,12 @@ def warp(
     picture: Tensor, source: Tensor, target: Tensor, triangles: Tensor, size: tuple[int, int], under: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Shapes as in warp.warp -> image [B,C,H,W], alpha [B,1,H,W]."""
-    pages = _array(picture if picture.ndim == 4 else picture[None])
+    pages = array(picture if picture.ndim == 4 else picture[None])
     image = np.empty((len(target), pages.shape[1], *size), F)
-    ground = np.zeros(image.shape[1:], F) if under is None else _array(under)
+    ground = np.zeros(image.shape[1:], F) if under is None else array(under)
     alpha = np.empty((len(target), 1, *size), F)
     with kernels():
-        _warp(
-            pages, _array(source if source.ndim == 3 else source[None]), _array(target), _array(triangles, np.int32), ground, image, alpha
-        )
+        _warp(pages, array(source if source.ndim == 3 else source[None]), array(target), array(triangles, np.int32), ground, image, alpha)
     return torch.from_numpy(image), torch.from_numpy(alpha)
 
 
@@ -186,7 +181,7 @@ def polygon(points: Tensor, size: tuple[int, int], soft: Tensor) -> Tensor:  # [
     """As warp.polygon."""
     mask = np.empty((len(points), 1, *size), F)
     with kernels():
-        _polygon(_array(points), _array(soft), mask)
+        _polygon(array(points), array(soft), mask)
     return torch.from_numpy(mask)
 
 
@@ -194,7 +189,7 @@ def stroke(points: Tensor, size: tuple[int, int], width: float) -> Tensor:  # [B
     """As warp.stroke."""
     mask = np.empty((len(points), 1, *size), F)
     with kernels():
-        _stroke(_array(points), F(width), mask)
+        _stroke(array(points), F(width), mask)
     return torch.from_numpy(mask)
 
 
@@ -218,5 +213,5 @@ def affine(picture: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:  #
     """As warp.affine."""
     image = np.empty((len(matrix), len(picture), *size), F)
     with kernels():
-        _affine(_array(picture), _array(matrix), image)
+        _affine(array(picture), array(matrix), image)
     return torch.from_numpy(image)
