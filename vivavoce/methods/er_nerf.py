@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from vivavoce.method import Renderer
-from vivavoce.nn import avatar, radiance
+from vivavoce.nn import radiance
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told, Views, folded
 from vivavoce.nn.grid import TriPlane
@@ -67,7 +68,8 @@ class ErNerf(Renderer):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(radiance.TINY, levels=4, base=8, finest=32, log2_table=10, code=8, hidden=16, individual=2),
         "cpu": dict(radiance.CPU, levels=6, features=2, base=32, finest=256, code=16, hidden=32),
-        "full": {},
+        "paper": {},
+        "full": dict(log2_table=18),  # every cell of the finest level its own: 14 has sixteen share one, which shows as grain
     }
     window = (16, 8)
 
@@ -93,9 +95,9 @@ class ErNerf(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The room from the tracked head, statistics of the speech, and a first notion of what it does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(source.size, every.speech.shape[2], every.frames)
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.room.start(source, every)
 
     def tell(self, clip: Clip) -> Heard:

@@ -4,7 +4,7 @@ A method of the family says what density and colour a point has in a frame. Wher
 are drawn, what they are compared with and when which part learns stands here. A method has
 
     self.room = Radiance(size, recipe)                              # in __init__, and again in setup for the source's size
-    self.room.start(source, avatar.signals(source))                 # in setup: box, occupancy, torso, statistics of the cameras
+    self.room.start(source, signals(source))                 # in setup: box, occupancy, torso, statistics of the cameras
     told = self.tell(clip)                                          # a NamedTuple of tensors [T,...]: any condition it likes
     density, features, aside = self.density(points, told, rows)     # [N,3] in 0..1 of the box -> [N], [N,F], [N]
     colour = self.colour(features, views, told, rows)               # [N,3]; views: the rays that the points lie on
@@ -35,8 +35,9 @@ from vivavoce import losses
 from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
-from vivavoce.nn import avatar, viewing
-from vivavoce.nn.avatar import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
+from vivavoce.nn import viewing
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
 from vivavoce.nn.fields import Rows, Views
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.torso import Torso
@@ -191,7 +192,7 @@ class Radiance(nn.Module):
     # ---- what depends on the camera ----
 
     def code(self, camera: Camera) -> Tensor:  # T rows -> [T,6]
-        """As `viewing.standard_pose`, blurred while training: a pose known exactly is its frame's number, and frames are learned by heart."""
+        """As `viewing.standard_pose`, blurred while training: a pose known exactly is its frame's number; frames are learned by heart."""
         code = viewing.standard_pose(camera, self.pose_center, self.pose_mean, self.pose_deviation)
         return code + self.recipe.noise * torch.randn_like(code) if self.training else code
 
