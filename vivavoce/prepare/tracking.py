@@ -5,8 +5,9 @@ A dictionary of tensors in the lineage's layout and units, read without running 
 coefficients (standard deviations of the Basel Face Model), with `ict` those of ICT-FaceKit, whose 57 expressions run from 0 to 1.
 The default `mesh` has no face model: `id` is zero and `exp` holds coefficients of `basis`. What is narrower is padded with zeros.
 `vertices` [1,468,3] decimetres is the mean head mesh, where GaussianTalker and EGSTalker write a mesh a frame and read its mean. Of
-our own: `basis` [K,468,3] metres a coefficient, `blendshapes` [T,52], `error` [T] px (root mean square), `found` [T] bool. The
-figures are kept in clip.json as `tracking`.
+our own: `basis` [K,468,3] metres a coefficient, `blendshapes` [T,52], `error` [T] px (root mean square) between landmarks and the
+mesh laid on them, `found` [T] bool. The figures are kept in clip.json as `tracking`. The poses of every tracker are then corrected by the
+pictures (`headpose.py`), which are right where the landmarks are not: `followed` is the number of frames that told a correction.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vivavoce.face.morphable import Morphable
 from vivavoce.face.track import Reader, Track, track
 from vivavoce.media.image import read_image
 from vivavoce.prepare import Folder, Progress, Step
+from vivavoce.prepare.headpose import refined
 from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
 
@@ -82,15 +84,19 @@ def run(folder: Folder, progress: Progress) -> None:
     def read(rows: Tensor) -> Tensor:
         return torch.from_numpy(stored(rows.numpy()))
 
+    def half(done: int, total: int) -> None:
+        progress(done, 2 * total)
+
     if tracker in MODELS:
         model = MODELS[tracker]().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        found, identity = fit_video(model, read, kept, folder.size, pictures=pictures(folder), progress=progress)
+        found, identity = fit_video(model, read, kept, folder.size, pictures=pictures(folder), progress=half)
     else:
-        found = track(read, kept, folder.size, progress=progress)
+        found = track(read, kept, folder.size, progress=half)
+    error = float(found.error[found.found].median())
+    found, followed = refined(folder, found, lambda done, total: progress(total + done, 2 * total))
     with folder.whole("track_params.pt") as part:
         torch.save({k: v.contiguous().clone() for k, v in parameters(found, blendshapes, identity).items()}, part)
-    error = float(found.error[found.found].median())
-    figures = {"focal": round(found.focal, 1), "error": round(error, 3), "jitter": round(jitter(found), 4)}
+    figures = {"focal": round(found.focal, 1), "error": round(error, 3), "jitter": round(jitter(found), 4), "followed": followed}
     folder.update(tracking={"tracker": tracker, **figures})
 
 
@@ -121,4 +127,4 @@ def verify(folder: Folder) -> None:
             raise InputError(path, "more than half of the frames show no face", better)
 
 
-STEP = Step("tracking", 8, 4, ("landmarks", "shots"), ("track_params.pt",), run, verify, ("tracker",))
+STEP = Step("tracking", 8, 5, ("frames", "landmarks", "parsing", "shots"), ("track_params.pt",), run, verify, ("tracker",))
