@@ -13,10 +13,11 @@ from tests.synthetic import SyntheticPerson
 from vivavoce import registry
 from vivavoce.face import pose
 from vivavoce.method import Renderer
-from vivavoce.nn import avatar, radiance
+from vivavoce.nn import radiance
 from vivavoce.nn.fields import Individual, Rows, Told, Views, exponential, spherical, waves
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.radiance import Radiance, Recipe
+from vivavoce.nn.signals import signals
 from vivavoce.types import Camera, Clip, InputError
 
 METHODS = ["ad_nerf", "dfrf", "er_nerf", "rad_nerf"]
@@ -46,7 +47,7 @@ def started(**changes: Any) -> tuple[Radiance, SyntheticPerson]:
     torch.manual_seed(0)
     person = SyntheticPerson()
     room = Radiance(person.size, Recipe(**{**radiance.TINY, **changes}))
-    room.start(person, avatar.signals(person))
+    room.start(person, signals(person))
     return room.eval(), person
 
 

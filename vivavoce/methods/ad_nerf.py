@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from vivavoce.method import Renderer
-from vivavoce.nn import avatar, radiance
+from vivavoce.nn import radiance
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import SHIFT, Rows, Told, Views, exponential, waves
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
@@ -88,9 +89,9 @@ class AdNerf(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The room from the tracked head, statistics of the speech, and a first notion of what it does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(source.size, every.speech.shape[2])
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.room.start(source, every)
 
     def tell(self, clip: Clip) -> Heard:

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivavoce.method import Renderer
-from vivavoce.nn import avatar, radiance
+from vivavoce.nn import radiance
 from vivavoce.nn.attention import spread
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import SHIFT, Rows, Told, Views, exponential, waves
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
+from vivavoce.nn.signals import HEAD, listen, signals
 from vivavoce.nn.silence import Silence
+from vivavoce.nn.viewing import pose_code
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
 
@@ -113,16 +115,16 @@ class Dfrf(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The references, the room from the tracked head, statistics of the speech, and a notion of what it does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(source.size, every.speech.shape[2])
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.room.start(source, every)
         rows = torch.linspace(0, len(source) - 1, len(every.camera)).long()
-        apart = spread(avatar.pose_code(every.camera, self.room.pose_center)[:, :3], self.config.references)
+        apart = spread(pose_code(every.camera, self.room.pose_center)[:, :3], self.config.references)
         apart = apart[torch.arange(self.config.references) % len(apart)]
         some = source.clip(rows[apart], {"frames", "labels", "camera"})
         assert some.frames is not None and some.labels is not None and some.camera is not None
-        head = torch.isin(some.labels, torch.tensor(avatar.HEAD))[:, None].float()
+        head = torch.isin(some.labels, torch.tensor(HEAD))[:, None].float()
         seen = (torch.cat([some.frames * head, head], 1), some.camera.pose, some.camera.focal, some.camera.center)
         for kept, value in zip((self.pictures, self.pose, self.focal, self.center), seen):
             kept.copy_(value)

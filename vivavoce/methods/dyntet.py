@@ -24,9 +24,10 @@ from vivavoce.face import regions
 from vivavoce.face.morphable import normals
 from vivavoce.method import Renderer
 from vivavoce.nn import face_motion, tets
-from vivavoce.nn.avatar import HEAD, NEAR, SETUP, SURE, adam
 from vivavoce.nn.head_solid import head_solid
 from vivavoce.nn.perceptual import Perceptual
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import HEAD, NEAR, SETUP, SURE
 from vivavoce.nn.skin import Skin, first_colours
 from vivavoce.nn.tetrahead import Shape, TetraHead
 from vivavoce.nn.torso import Torso
@@ -229,8 +230,7 @@ class DynTet(Renderer):
     def _losses(self, clip: Clip, step: int) -> dict[str, Tensor]:
         c: Config = self.config
         assert clip.frames is not None and clip.labels is not None and clip.mouth is not None and clip.landmarks is not None
-        size = (clip.frames.shape[2], clip.frames.shape[3])
-        shape = self.encode()
+        shape, size = self.encode(), (clip.frames.shape[2], clip.frames.shape[3])
         target, head = clip.frames, torch.isin(clip.labels, self.classes).to(clip.frames)
         frames = (drawn := self._draw(clip, shape, size, torch.maximum(head, (clip.labels == regions.NECK).to(head)))).frames
         lids = clip.landmarks[:, 36:48].unflatten(1, (2, 6)).flatten(0, 1)

@@ -31,6 +31,8 @@ from vivavoce.nn.heads import Heads, still
 from vivavoce.nn.kan import kan
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import Planes
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
@@ -132,9 +134,9 @@ class EgsTalker(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, statistics of the signals, and a first notion of what speech does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(self.config.points, source.size, every.speech.shape[2], every.frames)
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.avatar.start(source, every)
         self.planes.low.copy_(self.avatar.low)
         self.planes.high.copy_(self.avatar.high)
@@ -211,7 +213,7 @@ class EgsTalker(Renderer):
         return values | {"smooth": values["smooth"] + 1e-3 * self.planes.variation() + 1e-4 * still}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [avatar.adam(self, [*self.avatar.groups(self.config), (list(self.planes.parameters()), 5)], self.config.rate)]
+        return [adam(self, [*self.avatar.groups(self.config), (list(self.planes.parameters()), 5)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head first, then the moving one; Gaussians split and dropped now and then."""

@@ -23,6 +23,8 @@ from vivavoce.nn import avatar
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.avatar import Avatar, Drawn, Moved
 from vivavoce.nn.loading import take_sizes
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
@@ -102,9 +104,9 @@ class EmbedTalk(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(self.config.points, source.size, every.speech.shape[2], every.frames)
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.avatar.start(source, every)
         # codes start as the place: neighbours are alike before anything holds them together
         places = self.avatar.places()
@@ -174,7 +176,7 @@ class EmbedTalk(Renderer):
         self._held = torch.from_numpy(index[:, 1:]).to(device), (weight / weight.shape[1]).to(device)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [avatar.adam(self, self.avatar.groups(self.config), self.config.rate)]
+        return [adam(self, self.avatar.groups(self.config), self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head first, then the moving one; Gaussians split and dropped in the first part."""

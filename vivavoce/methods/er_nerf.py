@@ -18,12 +18,12 @@ from torch import Tensor
 
 from vivavoce.method import Renderer
 from vivavoce.nn import radiance
-from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told, Views, folded
 from vivavoce.nn.grid import TriPlane
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.render.rays import shade

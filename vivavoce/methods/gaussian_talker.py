@@ -23,6 +23,8 @@ from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.avatar import Avatar, Drawn, Moved
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import Planes
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.types import Clip, Source
@@ -113,9 +115,9 @@ class GaussianTalker(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, and a first notion of what speech does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(self.config.points, source.size, every.speech.shape[2], every.frames)
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.avatar.start(source, every)
         self.planes.low.copy_(self.avatar.low)
         self.planes.high.copy_(self.avatar.high)
@@ -181,7 +183,7 @@ class GaussianTalker(Renderer):
         return values | {"smooth": values["smooth"] + 1e-3 * self.planes.variation() + 1e-4 * still}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [avatar.adam(self, [*self.avatar.groups(self.config), (list(self.planes.parameters()), 5)], self.config.rate)]
+        return [adam(self, [*self.avatar.groups(self.config), (list(self.planes.parameters()), 5)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step: a still head that grows first, then a moving one."""

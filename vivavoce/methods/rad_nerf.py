@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from vivavoce.method import Renderer
-from vivavoce.nn import avatar, radiance
+from vivavoce.nn import radiance
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import AmbientField, Individual, Rows, Views
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
+from vivavoce.nn.signals import listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.render.rays.shade import Scene
@@ -88,9 +89,9 @@ class RadNerf(Renderer):
     @torch.no_grad()
     def setup(self, source: Source) -> None:
         """The room from the tracked head, statistics of the speech, and a first notion of what it does to the mouth."""
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(source.size, every.speech.shape[2], every.frames)
-        avatar.listen(every, self.audio, self.silence, self.config.warm)
+        listen(every, self.audio, self.silence, self.config.warm)
         self.room.start(source, every)
 
     def tell(self, clip: Clip) -> Heard:

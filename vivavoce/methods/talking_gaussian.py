@@ -29,6 +29,8 @@ from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.heads import still
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.planes import Planes
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import HEAD, SURE, listen, signals
 from vivavoce.nn.silence import Silence
 from vivavoce.registry import register
 from vivavoce.render import splats
@@ -126,16 +128,16 @@ class TalkingGaussian(Renderer):
     def setup(self, source: Source) -> None:
         """The avatar from the tracked head, its mouth from the box behind the lips, and a first notion of speech for both branches."""
         c: Config = self.config
-        every = avatar.signals(source)
+        every = signals(source)
         self._build(c.points, source.size, every.speech.shape[2], every.frames)
         for audio, silence in ((self.audio, self.silence), (self.mouth_audio, self.mouth_silence)):
-            avatar.listen(every, audio, silence, c.warm)
+            listen(every, audio, silence, c.warm)
         self.avatar.start(source, every, (0.55, 0.45, 0.0))
         self.avatar.behind_lips(source, self.mouth)
         for planes in (self.planes, self.mouth_planes):
             planes.low.copy_(self.avatar.low)
             planes.high.copy_(self.avatar.high)
-        rows = torch.linspace(0, len(source) - 1, min(len(source), avatar.SURE)).long()
+        rows = torch.linspace(0, len(source) - 1, min(len(source), SURE)).long()
         units = source.clip(rows, {"units"}).units
         assert units is not None
         self.widest.copy_(units[:, OPEN].quantile(0.95).clamp_min(0.05))
@@ -209,7 +211,7 @@ class TalkingGaussian(Renderer):
         for_face, for_mouth = self.lessons(clip, done)
         hole = ((clip.labels == regions.INNER_MOUTH) | (clip.labels == regions.TEETH))[:, None].to(drawn.frames)
         box = losses.boxes(clip.mouth, size) if clip.mouth is not None else hole
-        head = torch.isin(clip.labels, torch.tensor(avatar.HEAD, device=clip.labels.device))[:, None].to(hole) * (1 - hole)
+        head = torch.isin(clip.labels, torch.tensor(HEAD, device=clip.labels.device))[:, None].to(hole) * (1 - hole)
         values["face"] = 0.5 * losses.l1(drawn.frames, clip.frames, head * for_face[:, None, None, None])
         values["inside"] = c.inside * losses.l1(inside.image, clip.frames, hole * for_mouth[:, None, None, None])
         covered = inside.alpha[:, None]
@@ -222,7 +224,7 @@ class TalkingGaussian(Renderer):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         fields = [*self.planes.parameters(), *self.mouth_planes.parameters()]
-        return [avatar.adam(self, [*self.avatar.groups(self.config), *avatar.groups(self.mouth), (fields, 5)], self.config.rate)]
+        return [adam(self, [*self.avatar.groups(self.config), *avatar.groups(self.mouth), (fields, 5)], self.config.rate)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step of still head, moving head, or fusion; Gaussians split and dropped in the first part."""

@@ -18,27 +18,19 @@ from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.nn import viewing
-from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.perceptual import Perceptual
 from vivavoce.nn.replay import Replay
-from vivavoce.nn.silence import Silence, not_speech
+from vivavoce.nn.signals import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
 from vivavoce.nn.torso import Torso
-from vivavoce.nn.viewing import pose_code as pose_code
 from vivavoce.render import splats
 from vivavoce.render.layers import settled
 from vivavoce.types import Camera, Clip, Source
 
-HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes the Gaussians draw
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
 LOSS_NEEDS = frozenset({"frames", "labels", "mouth", "landmarks"})  # and the losses beside them
-SETUP = frozenset({"camera", "frames", "labels", "torso", "background", "body"})
-SURE = 1500  # rows of which statistics are made
-PRETTY = 24  # rows of which the first colours are made
-NEAR = 8  # of them nearest to the mean pose make the torso
 INSIDE = (0.35, 0.18, 0.17)  # colour of the mouth's inside, unseen in the mean picture
 MOUTH = (96, 96)  # px, the mouth as LPIPS sees it
-OUTLINE = 3  # px at 512 on each side of the head's outline, where labels do not say how much of it is seen
 UPPER = ("browInnerUp", "browOuterUp", "browDown", "eyeWide", "cheekSquint", "eyeSquint", "noseSneer")  # action units 1, 2, 4 to 7, 9
 BROWS = tuple(k for k, name in enumerate(regions.BLENDSHAPES) if name.startswith(UPPER))
 TREMBLE = (0.01, 0.001)  # rad, metres: a tracker's error of 1; both move a head's outline by about a millimetre
@@ -100,26 +92,6 @@ class Head(Protocol):
     needs: ClassVar[frozenset[str]]
 
     def layers(self, identity: Any, clip: Clip, size: tuple[int, int]) -> Drawn: ...
-
-
-class Signals(NamedTuple):
-    """What is known of training rows spread over the source, before a first picture is drawn."""
-
-    camera: Camera
-    speech: Tensor  # [T,W,D]
-    landmarks: Tensor  # [T,68,2] px
-    audio: Tensor  # [T,640]
-    encoder: str  # that made `speech`, "" where nobody says
-    frames: int  # numbers of frames lie below this
-
-
-def signals(source: Source) -> Signals:
-    """Of so many rows that statistics are sure."""
-    rows = torch.linspace(0, len(source) - 1, min(len(source), SURE)).long()
-    every = source.clip(rows, {"camera", "speech", "landmarks", "audio"})
-    assert every.camera is not None and every.speech is not None and every.landmarks is not None and every.audio is not None
-    frames = int(every.index.max()) + 1 if every.index is not None else 0
-    return Signals(every.camera, every.speech, every.landmarks, every.audio, getattr(source, "speech", ""), frames)
 
 
 def looks(clip: Clip, brows: Tensor) -> Tensor:  # [U] int64 -> [T,2+U] in -1..1
@@ -316,25 +288,6 @@ class Avatar(nn.Module):
 def groups(g: Gaussians) -> list[tuple[list[nn.Parameter], float]]:
     """As in the Gaussian-splatting family, in metres."""
     return [([g.means], 0.05), ([g.quaternions], 1), ([g.log_scales], 5), ([g.logits], 30), ([g.colours], 5), ([g.embeddings], 5)]
-
-
-def listen(every: Signals, audio: SpeechCode, silence: Silence, warm: int) -> None:
-    """`audio` gets its statistics, and `warm` steps in which it learns what speech does to the mouth; `silence`, when nobody speaks."""
-    audio.fit(every.speech)
-    audio.learn(every.speech, face_points.mouth_shapes(every.landmarks), warm)
-    before = audio.training
-    codes = audio.eval()(every.speech)
-    audio.train(before)
-    silence.fit(every.speech, every.audio, every.landmarks, codes, not_speech(every.encoder) if every.encoder else None)
-
-
-def adam(method: nn.Module, groups: Iterable[tuple[list[nn.Parameter], float]], rate: float) -> torch.optim.Adam:
-    """One Adam over the groups, each at its multiple of `rate`, and over every other parameter of the method at `rate`."""
-    groups = list(groups)
-    named = {id(p) for parameters, _ in groups for p in parameters}
-    groups.append(([p for p in method.parameters() if id(p) not in named], 1))
-    entries = [{"params": p, "lr": rate * factor, "base": rate * factor} for p, factor in groups]
-    return torch.optim.Adam(entries, eps=1e-15, fused=True)
 
 
 def descend(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vivavoce.nn.avatar import SURE, Signals
+from vivavoce.nn.signals import SURE, Signals
 from vivavoce.types import Clip, InputError, Source
 
 COUNT = 68

@@ -36,10 +36,10 @@ from vivavoce.face import mesh as face_mesh
 from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.nn import viewing
-from vivavoce.nn.rates import adam
-from vivavoce.nn.signals import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
 from vivavoce.nn.fields import Rows, Views
 from vivavoce.nn.pixels import Looked, look
+from vivavoce.nn.rates import adam
+from vivavoce.nn.signals import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
 from vivavoce.render.rays import shade
@@ -372,10 +372,10 @@ def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe) -> 
     torso: Torso = method.room.torso  # type: ignore[union-attr, assignment]
     behind = [(list(torso.flow.parameters()), 0.2), ([torso.picture], 1), ([torso.plate], 0.5)]
     late = {id(p) for parameters, _ in behind for p in parameters}
-    adam = avatar.adam(method, [([p for grid in grids for p in grid.parameters()], 10), *behind], recipe.rate)
-    for group in adam.param_groups:
+    made = adam(method, [([p for grid in grids for p in grid.parameters()], 10), *behind], recipe.rate)
+    for group in made.param_groups:
         group["since"] = recipe.torso_from if group["params"] and id(group["params"][0]) in late else 0.0
-    return adam
+    return made
 
 
 def advance(
