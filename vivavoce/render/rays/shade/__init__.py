@@ -67,7 +67,8 @@ def draw(
     """What `rays.trace` gives for the field of a scene that is `whole`, in the box of the occupancy; densities are a box deep.
 
     Args:
-        step, most, stop: as of `rays.trace`, but that `stop` is asked after every sample.
+        step, most: as of `rays.trace`.
+        stop: a ray through which less than this is seen goes no further, and is as if what it has seen were all there is: opaque.
     """
     drawn: Composited = load(__name__, BACKENDS, "numba", "").draw(scene, rays, occupancy, step, most, stop)
     return drawn

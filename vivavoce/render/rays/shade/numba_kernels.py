@@ -205,5 +205,8 @@ def draw(which, tasks, rays, cells, corner, unit, step, most, stop, thin, places
         for i in range(LANES):
             taken[i] += 1
             if ray[i] >= 0 and (sums[CLEAR, i] < stop or taken[i] >= most):
+                if sums[CLEAR, i] < stop:  # what lies behind is taken to look like what lies before
+                    for c in range(CLEAR):
+                        sums[c, i] /= ONE - sums[CLEAR, i]
                 leave(ray[i], i, sums, drawn, opacity, depth)
                 ray[i], waiting[i] = -1, U64(0)
