@@ -8,7 +8,7 @@ Weights are random: neither speed nor memory depends on them. "networks" is the 
 autocast as the authors run theirs), "drawer" the folded one, "flat" the one of pictures with Triton kernels, "ready" what the method
 draws with: the flat one as a CUDA graph. The authors' code is run as their inference does, under float16 autocast, and with --compiled
 under torch.compile too: by default with mode="reduce-overhead" (CUDA graphs; half a minute for each number of frames), their
-"max-autotune" searches for minutes. --compiled adds our drawer so compiled. Differences are from the networks in float32.
+"max-autotune" searches for minutes. --compiled adds our plain drawer so compiled. Differences are from the networks in float32.
 Times are of one call divided by its frames, in ms, the fastest of several; memory is the peak of the call, in MiB, weights included.
 """
 
@@ -104,7 +104,8 @@ def drawers(net: Networks, device: str, compiled: bool) -> dict[str, Draw]:
     if cuda:
         out["ready"] = drawing.ready(net)
     if compiled:
-        out["compiled"] = drawing.ready(net, compiled=True)
+        made = torch.compile(drawing.Drawer(net, dtype), dynamic=False)
+        out["compiled"] = drawing.Graphs(made, dtype) if cuda else made
     return out
 
 

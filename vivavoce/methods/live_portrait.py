@@ -74,7 +74,7 @@ class Config:
     lips: float = -1.0  # openness that the lips are brought to; -1: as driven
     calm_lips: bool = False  # a portrait with an open mouth is shut first
     half: bool = True  # half precision on a GPU
-    compiled: bool = False  # torch.compile; the first frames take a minute, later starts are quick
+    compiled: bool = False  # torch.compile, without a GPU (which has kernels): the first frames take a minute, later starts are quick
     seed: int = 0
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import even
 from . import triton_kernels as kernels
 
-PROGRAMS = 512  # enough for all processors of a GPU
+PROGRAMS = 256  # enough for all processors of a GPU
 
 
 def _step(cells: int) -> float:
@@ -81,13 +81,14 @@ def sample(y: Tensor, bias: Tensor, shift: Tensor, volume: Tensor, taps: int, mo
 def _chunk(maps: int, rows: int, channels: int) -> int:
     """Rows that one program's moments are of: few enough that all processors have work, many enough to be joined again quickly."""
     chunks = PROGRAMS // (maps * triton.cdiv(channels, _wide(channels)))
-    return max(64, triton.next_power_of_2(triton.cdiv(rows, min(128, max(16, chunks)))))
+    return max(64, triton.next_power_of_2(triton.cdiv(rows, min(64, max(16, chunks)))))
 
 
 def statistics(x: Tensor, other: Tensor | None = None, beside: Tensor | None = None) -> tuple[Tensor, Tensor]:
     maps, height, width, channels = x.shape
-    rows, chunk, wide = height * width, _chunk(maps, height * width, channels), _wide(channels)
+    rows, chunk = height * width, _chunk(maps, height * width, channels)
     chunks = triton.cdiv(rows, chunk)
+    wide = _wide(channels, 64 if maps * chunks * channels >= 64 * PROGRAMS else 16)
     out = x if other is None and beside is None else torch.empty_like(x)
     moments = x.new_empty(maps, chunks, 2, channels, dtype=torch.float32)
     kernels.statistics[(chunks, triton.cdiv(channels, wide), maps)](
@@ -100,11 +101,12 @@ def statistics(x: Tensor, other: Tensor | None = None, beside: Tensor | None = N
 def modulate(x: Tensor, moments: Tensor, maps: Tensor, bias: Tensor, slope: float) -> Tensor:
     count, height, width, row = maps.shape
     channels, factor, wide, chunks = x.shape[3], height // x.shape[1], _wide(x.shape[3]), moments.shape[1]
-    out = maps.new_empty(count, height, width, channels)
-    kernels.modulate[(triton.cdiv(height * width, 256), triton.cdiv(channels, wide), count)](
+    out, blocks = maps.new_empty(count, height, width, channels), triton.cdiv(channels, wide)
+    steps = 16 if count * height * width * blocks >= 512 * 2 * PROGRAMS else 8  # each program joins all moments first
+    kernels.modulate[(triton.cdiv(height * width, 32 * steps), blocks, count)](
         x, moments, maps, bias, out, height, width, slope,
         CHUNK=_chunk(count, x.shape[1] * x.shape[2], channels), CHANNELS=channels, CHUNKS=chunks,
-        MANY=triton.next_power_of_2(chunks), FACTOR=factor, ROW=row, SHIFT=len(bias) > channels, STEPS=8, WIDE=wide, BLOCK=32,
+        MANY=triton.next_power_of_2(chunks), FACTOR=factor, ROW=row, SHIFT=len(bias) > channels, STEPS=steps, WIDE=wide, BLOCK=32,
     )  # fmt: skip
     return out
 

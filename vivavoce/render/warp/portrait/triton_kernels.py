@@ -15,21 +15,21 @@ def slots(small, driving, source, out, depth, height, width, step_x, step_y, ste
     """Per slot and place: the difference of two Gaussians, and the volume sampled at the shifted place."""
     plane = tl.program_id(1).to(tl.int64)
     row, level = plane // depth, (plane % depth).to(tl.int32)
-    at = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]  # neighbouring places are neighbouring threads: they read one line
+    at = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]  # neighbouring threads read one line
     inside = at < height * width
-    slot = tl.arange(0, WIDE)[:, None]
+    slot = tl.arange(0, WIDE)[None, :]
     point = row * (SLOTS - 1) * 3 + (slot - 1) * 3
     known = (slot > 0) & (slot < SLOTS)
     to_x, from_x = tl.load(driving + point, known, 0.0), tl.load(source + point, known, 0.0)
     to_y, from_y = tl.load(driving + point + 1, known, 0.0), tl.load(source + point + 1, known, 0.0)
     to_z, from_z = tl.load(driving + point + 2, known, 0.0), tl.load(source + point + 2, known, 0.0)
     x, y, z = -1.0 + step_x * (at % width), -1.0 + step_y * (at // width), -1.0 + step_z * level
-    place_x = ((x + (from_x - to_x) + 1) * width - 1) / 2  # [WIDE,BLOCK]
+    place_x = ((x + (from_x - to_x) + 1) * width - 1) / 2  # [BLOCK,WIDE]
     place_y = ((y + (from_y - to_y) + 1) * height - 1) / 2
     place_z = ((z + (from_z - to_z) + 1) * depth - 1) / 2
     low_x, low_y, low_z = tl.floor(place_x), tl.floor(place_y), tl.floor(place_z)
     channel = tl.arange(0, DEEP)[None, None, :]
-    value = tl.zeros([WIDE, BLOCK, DEEP], tl.float32)
+    value = tl.zeros([BLOCK, WIDE, DEEP], tl.float32)
     base = small + row * depth * height * width * CHANNELS
     for corner in tl.static_range(8):
         cell_x, cell_y, cell_z = low_x + corner % 2, low_y + corner // 2 % 2, low_z + corner // 4
