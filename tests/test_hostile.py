@@ -18,7 +18,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save
 
 from tests import hostile as make
 from vivavoce import cli
@@ -104,10 +106,10 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def tiny_run(at: Path, **changes: object) -> Path:
-    """A run folder of egs_talker whose weights are missing their end."""
+def tiny_run(at: Path, weights: bytes = (1000).to_bytes(8, "little") + b'{"a":', **changes: object) -> Path:
+    """A run folder of egs_talker; by itself the weights are missing their end."""
     about = {"method": "egs_talker", "preset": "tiny", "speech": "mel", "config": {}, "folder": str(at), **changes}
-    return make.run_folder(at / "run", about, (1000).to_bytes(8, "little") + b'{"a":')
+    return make.run_folder(at / "run", about, weights)
 
 
 REFUSED: dict[str, tuple[Case, str]] = {
@@ -165,6 +167,10 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "run of an unknown method": (lambda at: say(tiny_run(at, method="gone"), voice(at)), "no such method"),
     "run of an unknown setting": (lambda at: say(tiny_run(at, config={"stepz": 3}), voice(at)), "did you mean steps?"),
     "run with cut weights": (lambda at: say(tiny_run(at), voice(at)), "damaged"),
+    "run with another's weights": (
+        lambda at: say(tiny_run(at, weights=save({"a": torch.zeros(3)})), voice(at)),
+        "other weights than egs_talker",
+    ),
     "eval of no run": (lambda at: ["eval", str(folder(at / "nothing"))], "not a run folder"),
     "eval of a file": (lambda at: ["eval", str(face(at))], "face.png"),
     # prepare

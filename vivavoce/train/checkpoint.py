@@ -73,7 +73,11 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Me
         if type(error).__name__ != "SafetensorError":
             raise
         raise InputError(folder / "model.safetensors", f"damaged ({error})", again) from error
-    method.load_state_dict(state)
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        cause = f"holds other weights than {about['method']} with this config.json has"
+        raise InputError(folder / "model.safetensors", cause, again) from error
     return method.to(device).eval(), about
 
 
