@@ -185,7 +185,7 @@ class Radiance(nn.Module):
                 near = functional.max_pool3d(near, [2 * r + 1 for r in reach], 1, reach)
             return near.flatten() > 0
 
-        nothing = torch.where(around(WIDE), 0.0, rays.occupancy.UNSEEN)
+        nothing = torch.where(around(WIDE), 0.0, rays.occupancy.EMPTY)
         grid.density.copy_(torch.where(around(CLOSE), THIN * 1.2, nothing))
         grid.update(lambda points: torch.zeros(len(points)))
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from vivavoce.types import Camera, InputError
+from vivavoce.types import InputError
 
 from .contract import BLOCK, Cells
 from .torch import occupied
 
 CHUNK = 2**18  # points given to a density at once
-UNSEEN = -1.0  # density of a cell that no camera sees; it stays so
+EMPTY = -1.0  # density of a cell that never holds anything; it stays so
 
 
 class Occupancy(nn.Module):
@@ -92,28 +92,6 @@ class Occupancy(nn.Module):
             old = self.density[part]
             self.density[part] = torch.where(old < 0, old, torch.maximum(old * self.decay, found.nan_to_num(0)))
         self._pack()
-
-    @torch.no_grad()
-    def mark_unseen(self, camera: Camera, size: tuple[int, int]) -> None:
-        """Empty for good the cells that no row of `camera` sees in a picture of this height and width.
-
-        A cell counts as seen when its middle lies in front of a camera and in the picture widened by the cell's own reach.
-        """
-        reach = float((self.high - self.low).norm()) / self.resolution / 2
-        height, width = size
-        for part in torch.arange(self.resolution**3, device=self.density.device).split(CHUNK):
-            points, seen = self._points(part, 0.5), torch.zeros_like(part, dtype=torch.bool)
-            for pose, focal, center in zip(camera.pose.to(points), camera.focal.to(points), camera.center.to(points), strict=True):
-                local = (points - pose[:3, 3]) @ pose[:3, :3]
-                z = local[:, 2]
-                pixel, slack = local[:, :2] * focal, reach * focal
-                beyond = center - center.new_tensor([width, height])
-                inside = (pixel + center * z[:, None] > -slack) & (pixel + beyond * z[:, None] < slack)
-                seen |= (z > -reach) & inside.all(-1)
-            self.density[part] = torch.where(seen, self.density[part].clamp(min=0), UNSEEN)
-        unseen = (self.density < 0).view(-1, 8)
-        self.bits &= ~self._bytes(unseen)
-        self._pack_blocks()
 
     def _points(self, index: Tensor, inside: Tensor | float) -> Tensor:  # [N], [N,3] in 0..1 -> [N,3]
         side = self.resolution
