@@ -186,6 +186,17 @@ def test_graphs_in_half_precision_draw_the_same() -> None:
         net.cpu()
 
 
+@pytest.mark.gpu
+@torch.no_grad()
+def test_graphs_of_narrow_networks_in_single_precision() -> None:
+    net, g = wild(replace(SMALL, middle=2)).float().cuda(), torch.Generator().manual_seed(0)
+    draw = drawing.ready(net, half=False)
+    for rows in (3, 1):
+        volume, driving, source = (0.4 * torch.randn(rows, *s, generator=g).cuda() for s in ((4, 4, 8, 8), (21, 3), (21, 3)))
+        wanted = net.draw(volume, driving, source)[0]
+        assert wanted.std() > 0.02 and torch.allclose(draw(volume, driving, source), wanted, atol=5e-3)  # cuDNN multiplies in TF32
+
+
 # ---- motion ----
 
 

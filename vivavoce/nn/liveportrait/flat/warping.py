@@ -60,7 +60,7 @@ class Warping(nn.Module):
         self.taps, self.first = mask.kernel_size[0], mask.kernel_size[0] * slots
         levels = occlusion.weight[0].unflatten(0, (width, -1)).transpose(0, 1)  # [D,I,7,7]
         weight = torch.cat([flattened(functional.pad(mask.weight, (0, 0) * 4 + (0, slots - mask.out_channels))), levels])
-        # cuDNN's kernels for sm_90 have at most 32 taps: above and at the middle, then below
+        # rows up to the middle, then those below: cuDNN's quick kernels seem to end at 32 taps
         self.reach = self.taps // 2
         parts, margins = weight.split([self.reach + 1, self.reach], 2), ((self.reach, self.reach),) * 2
         self.mask = nn.ModuleList(Conv(part, dtype, margin, entering, even(len(part))) for part, margin in zip(parts, margins, strict=True))
