@@ -80,7 +80,7 @@ class EgsTalker(Renderer):
             steps=24, coarse=4, batch=2, size=48, points=300, most=400, grow_every=6, planes=(8, 16), channels=4, embedding=4,
             width=16, hidden=16, agents=8, flow_cells=4, rate=3e-3, warm=4,
         ),
-        "cpu": dict(steps=3500, coarse=250, batch=4, size=256, points=7_000, most=10_000, planes=(32, 64), agents=48, grow_every=90),
+        "cpu": dict(steps=2800, coarse=250, batch=4, size=256, points=7_000, most=10_000, planes=(32, 64), agents=48, grow_every=90),
         "small": dict(steps=2000, coarse=300, batch=8, size=256, points=10_000, most=16_000),
         "full": {},
         "paper": dict(

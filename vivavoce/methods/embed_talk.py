@@ -70,7 +70,7 @@ class EmbedTalk(Renderer):
             flow_cells=4, rate=3e-3, warm=4, perceptual=0.0, near=6,
         ),
         "cpu": dict(
-            steps=3500, coarse=250, batch=4, size=256, points=7_000, most=10_000, grow_every=90, hidden=32, perceptual=0.0
+            steps=2800, coarse=250, batch=4, size=256, points=7_000, most=10_000, grow_every=90, hidden=32, perceptual=0.0
         ),
         "small": dict(steps=2000, coarse=300, batch=8, size=256, points=10_000, most=16_000),
         "full": {},

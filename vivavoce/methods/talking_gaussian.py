@@ -86,7 +86,7 @@ class TalkingGaussian(Renderer):
             steps=24, coarse=4, batch=2, size=48, points=300, most=400, grow_every=6, planes=(8,), mouth_planes=(8,), channels=4,
             width=16, hidden=16, flow_cells=4, rate=3e-3, warm=4,
         ),
-        "cpu": dict(steps=3500, coarse=250, batch=4, size=256, points=7_000, most=10_000, grow_every=90, hidden=32, width=32),
+        "cpu": dict(steps=2800, coarse=250, batch=4, size=256, points=7_000, most=10_000, grow_every=90, hidden=32, width=32),
         "small": dict(steps=2000, coarse=300, batch=8, size=256, points=10_000, most=16_000),
         "full": {},
     }  # fmt: skip
