@@ -195,7 +195,8 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
     # blond hair has colours of skin, but others more often
     hairy = typical(hair) & ((hair > LIKELY * skin) if hung else ~typical(skin, 0.8))
     low, fair = colours(lows), typical(skin, 0.75) & ~(hairy & hung)
-    worn = low > OFTEN * skin  # a black shirt below a black beard
+    light = (np.indices((BINS, BINS, BINS)) + 0.5).sum(0).reshape(-1)  # of each colour
+    worn = (low > OFTEN * skin) & (light < light @ skin / 2)  # a black shirt below a black beard
     body = low * ~(hairy & hung)
     bare = body @ (fair & ~worn) > BARE * body.sum()  # shoulders
     fair &= ~worn | bare
