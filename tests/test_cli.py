@@ -93,6 +93,11 @@ def test_the_nearest_right_word(words: list[str], meant: str, capsys: pytest.Cap
         (["run", "me.png", "--audio", "a.wav", "--eyes", "crossed"], "crossed"),
         (["eval", ".", "--split", "some"], "some"),
         (["assets", "steal"], "steal"),
+        (["train", "egs_talker", ".", "--steps", "0"], "--steps 0: is too small"),
+        (["train", "egs_talker", ".", "--batch", "-1"], "--batch -1: is too small"),
+        (["train", "egs_talker", ".", "--log-every", "0"], "--log-every 0: is too small"),
+        (["train", "egs_talker", ".", "--save-every", "nan"], "--save-every nan: is too small"),
+        (["view", ".", "--port", "99999"], "--port 99999: is out of range"),
         (["doctor", "--deep"], "no such option"),
     ],
 )

@@ -243,7 +243,8 @@ def read_poses(name: str) -> Motion:
         if not len(rows) or rows.shape[1:] not in ((4, 4), (6,)) or not np.isfinite(rows).all():
             raise ValueError(f"its shape is {list(rows.shape)}")
     except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-        raise InputError(path, f"no head poses ({error})", remedy) from error
+        cause = "no array of numbers" if "pickle" in str(error) else str(error)
+        raise InputError(path, f"no head poses ({cause})", remedy) from error
     table = torch.from_numpy(rows)
     if table.ndim == 2:
         return Motion(table[:, :3], table[:, 3:], torch.ones(len(table), 1), torch.zeros(len(table), 0))

@@ -100,6 +100,9 @@ def build(source: str | Path, options: Options, like: Talker | None = None) -> t
             raise InputError(run, f"{about['method']} draws no frames", "give a run of a renderer: vivavoce list")
         if registry.find(about["method"]).family == DUBBING:
             raise InputError(run, "it draws into films and has none of its own", f"run: vivavoce run FILM --renderer {run} --audio FILE")
+        idle = ("renderer", "face") if "motion" in method.needs else ("renderer", "face", "generator", "drive")
+        if unheard := [f"--{name}" for name in idle if getattr(options, name) != getattr(Options, name)]:
+            notes.append(f"{', '.join(unheard)}: of no use with a trained run of {about['method']}")
         folder = Path(about.get("folder", ""))
         longest = options.size or about.get("size")
         person: Source = Person(folder, longest, "all", method.speech, method.window, device=device, space=method.space or "blendshapes")

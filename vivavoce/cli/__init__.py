@@ -17,7 +17,15 @@ from vivavoce.cli.screen import err, out
 from vivavoce.cli.words import parse
 from vivavoce.types import InputError
 
-PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # no fault of ours, wherever it shows
+PLACE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)  # no fault of ours, wherever it shows
 
 GOES_ON = ("prepare", "train")  # these keep what is done
 

@@ -14,7 +14,7 @@ class Serve:
     """A page in the browser, and an address for programs, where faces are made to speak."""
 
     host: str = "127.0.0.1"  # 0.0.0.0 lets other machines in, and needs --token
-    port: int = 9995
+    port: int = 9995  # where the browser finds it
     token: str = ""  # the word asked for at the door; the page takes it as the password, programs as a bearer token
     work: Path = Path("vivavoce-serve")  # folder for uploads and films
     runs: Place = None  # trained runs below it can be chosen on the page

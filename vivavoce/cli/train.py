@@ -16,6 +16,12 @@ from vivavoce.how import How
 from vivavoce.registry import Card
 from vivavoce.types import InputError, Source
 
+# least numbers of options and of the settings that methods share; 0 of size is the folder's own
+LEAST = {
+    "accumulate": 1, "average": 0, "check_every": -1, "patience": 0, "save_every": 0, "keep_every": 0, "log_every": 1, "profile": 0,
+    "steps": 1, "batch": 1, "size": 0,
+}  # fmt: skip
+
 
 @dataclass
 class Train(How):
@@ -38,6 +44,10 @@ def do(o: Train, rest: Sequence[str]) -> None:
 
     card = registry.find(o.method)
     config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
+    for name, least in LEAST.items():
+        value = getattr(o, name, getattr(config, name, None))
+        if isinstance(value, int | float) and not value >= least:  # nor NaN
+            raise InputError(f"--{name.replace('_', '-')} {value}", "is too small a number", f"give {least} or more")
     if len(o.folder) + bool(o.data) != 1:
         wrong = "too many: wants one FOLDER, or --data NAME:PATH" if o.folder else "missing: FOLDER, or --data NAME:PATH"
         raise InputError(f"vivavoce train {o.method}", wrong, "see: vivavoce train --help")
