@@ -29,7 +29,6 @@ SKIN, HAIR, CLOTH = range(3)
 BINS = 16  # of a colour histogram, each channel
 SOME = 0.03  # of the pixels below the chin: less is no cloth
 BARE = 0.35  # share of skin's colours below the chin that says that no cloth covers the shoulders
-LIKELY = 0.5  # a colour this many times as frequent in hanging hair as in the face is hair's
 CROWN = 2.0  # on the top of the head only a colour so many times as frequent there as in the face is surely hair's: it may be a forehead
 OFTEN, RARELY = 3.0, 10.0  # a colour so many times as frequent below the chin as in the face, or in hanging hair, is cloth's
 SHADES = (0.9, 0.8, 0.7)  # how much darker than the face the neck may be
@@ -193,7 +192,7 @@ def surely(views: list[View]) -> tuple[bool, list[NDArray[np.int8]]]:
     if hung:  # its ends are often lighter than the crown
         hair = (hair + colours([s & locks(w) for s, w in zip(sure, views, strict=True)])) / np.float32(2)
     # blond hair has colours of skin, but others more often
-    hairy = typical(hair) & ((hair > LIKELY * skin) if hung else ~typical(skin, 0.8))
+    hairy = typical(hair) & ((hair > skin) if hung else ~typical(skin, 0.8))
     low, fair = colours(lows), typical(skin, 0.75) & ~(hairy & hung)
     light = (np.indices((BINS, BINS, BINS)) + 0.5).sum(0).reshape(-1)  # of each colour
     worn = (low > OFTEN * skin) & (light < light @ skin / 2)  # a black shirt below a black beard
