@@ -456,3 +456,18 @@ def test_recordings(shared_data: Path) -> None:
     mpeg = next(iter(sorted((shared_data / "grid_multi").glob("*.mpg"))))
     assert sum(1 for _ in frames(mpeg)) == 75
     assert abs(len(audio(mpeg)) - 75 * 640) < 1000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of this kind are POSIX's")
+def test_two_writers_of_one_film(tmp_path: Path) -> None:
+    """The second is refused and takes nothing of the first's."""
+    picture = np.zeros((1, 64, 64, 3), np.uint8)
+    with Writer(tmp_path / "a.mp4", (64, 64)) as first:
+        first.write(picture)
+        with pytest.raises(InputError, match="another run is writing this film"):
+            Writer(tmp_path / "a.mp4", (64, 64))
+        first.write(picture)
+    assert len(list(frames(tmp_path / "a.mp4"))) == 2
+    with Writer(tmp_path / "a.mp4", (64, 64)) as again:
+        again.write(picture)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]

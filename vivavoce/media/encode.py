@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import av
 import numpy as np
@@ -73,8 +73,13 @@ class Writer:
         self.pieces, self.pitch, layout = _source(audio)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.claim = _claimed(self.part, self.path)
+        except OSError as e:
+            raise self._failed(e) from e
+        try:
             self.container = av.open(str(self.part), "w", options={"movflags": "+faststart"} if self.path.suffix != ".mkv" else {})
         except (OSError, av.error.FFmpegError) as e:
+            self.part.unlink(missing_ok=True)
             raise self._failed(e) from e
         try:
             self.container.metadata.update(about or {})
@@ -180,6 +185,29 @@ class Writer:
             pass
         finally:
             self.part.unlink(missing_ok=True)
+            if self.claim is not None:
+                self.claim.close()
+
+
+def _claimed(part: Path, path: Path) -> BinaryIO | None:
+    """The file that grows, open and locked: two runs that wrote it at once would both end well, with one damaged film. The system
+    lets go of the lock when the process ends, however it ends. Windows, where an open file cannot be renamed, does without.
+
+    Raises InputError when it is taken.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = open(part, "ab")  # noqa: SIM115 (open as long as the film is written)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise InputError(path, "another run is writing this film", "wait until it has ended, or choose another --out") from error
+    except OSError:  # a file system without locks
+        pass
+    return handle
 
 
 def _source(audio: str | Path | Iterable[Tensor] | None) -> tuple[Iterator[np.ndarray] | None, int, str]:
