@@ -104,6 +104,16 @@ def test_a_body_lost_is_told_and_found_again() -> None:
     assert share > 0.5 and off(pixels(found), MOTIONS[1]) < 0.1
 
 
+def test_noise_is_no_body_and_ends_no_step() -> None:
+    """Of a picture without a body each step of the search can be wilder than the last."""
+    rng, where = np.random.default_rng(0), np.zeros((64, 64), bool)
+    where[30:50, 10:50] = True
+    for _ in range(10):
+        model = body.Canonical(rng.random((64, 64), np.float32), where)
+        found, share = model.find(body.pyramid(rng.random((64, 64), np.float32)), np.eye(3))
+        assert np.isfinite(found).all() and share < body.SHARE
+
+
 def test_failed_frames_take_the_nearest_good_one() -> None:
     rows = np.arange(7.0)[:, None, None] * np.ones((2, 3))
     good = np.array([False, True, False, False, False, True, False])

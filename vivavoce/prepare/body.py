@@ -160,7 +160,7 @@ class Canonical:
         """
         matrix, share = start, 0.0
         for level, picture in zip(self.levels[::-1], frame[::-1], strict=True):
-            if len(level.values) >= 12:
+            if len(level.values) >= 12 and np.isfinite(matrix).all():
                 matrix, share = self._descend(level, picture, matrix)
         sound = np.isfinite(matrix).all() and 0.4 < np.linalg.det(matrix) < 2.5 and np.abs(matrix[:2, 2]).max() < FAR
         return (matrix, share) if sound else (start, 0.0)
@@ -190,7 +190,7 @@ class Canonical:
         columns = np.empty((len(level.values), 8), np.float32)
         columns[:, 6], columns[:, 7] = level.values, 1
         scale = np.diag([*self.aspect, 1.0])
-        back = np.linalg.inv(scale)
+        back, lost = np.linalg.inv(scale), (np.full((3, 3), np.nan), 0.0)
         for turn in range(STEPS):
             seen = sampled(picture, moved(level.points, matrix))
             if turn == 0:  # brightness first: else a darker frame has outliers alone
@@ -212,8 +212,10 @@ class Canonical:
             a, b, s, t, p, q = step[:6]
             change = np.array([[1 + s + p, q - t, a], [q + t, 1 + s - p, b], [0, 0, 1]])
             if abs(np.linalg.det(change)) < 0.1:
-                return np.full((3, 3), np.nan), 0.0
+                return lost
             matrix = matrix @ back @ np.linalg.inv(change) @ scale
+            if not np.abs(matrix).max() < 10 * FAR:  # from there each step is wilder than the last, until numbers end
+                return lost
             gain, bias = float(np.clip(gain + step[6], 0.3, 3)), bias + float(step[7])
             if np.abs(step[:6]).max() < STILL:
                 break

@@ -226,7 +226,7 @@ class Canonical:
             step = np.linalg.lstsq(system, right, rcond=1e-12)[0]
             found = found - step[:6]
             gain, bias = float(np.clip(gain + step[6], 0.3, 3)), bias + float(step[7])
-            if not np.isfinite(found).all() or np.abs(step[:6]).max() < STILL:
+            if not np.abs(found).max() < 10 * FARTHEST or np.abs(step[:6]).max() < STILL:  # not a number is not less
                 break
         return found
 
