@@ -51,6 +51,7 @@ SHEAR = 0.003  # pull towards a similarity, in shares of what the pixels say abo
 SHARE = 0.35  # of the pixels that count, times their correlation: less is no registration
 RUN = 64  # frames that one thread follows, each from the one before
 FAR = 1.0  # half pictures: no body moves farther
+LARGER = 1.35  # nor is it seen so much larger, or longer in one direction, than usual
 
 
 def small(path: object) -> Floats:
@@ -162,8 +163,14 @@ class Canonical:
         for level, picture in zip(self.levels[::-1], frame[::-1], strict=True):
             if len(level.values) >= 12 and np.isfinite(matrix).all():
                 matrix, share = self._descend(level, picture, matrix)
-        sound = np.isfinite(matrix).all() and 0.4 < np.linalg.det(matrix) < 2.5 and np.abs(matrix[:2, 2]).max() < FAR
-        return (matrix, share) if sound else (start, 0.0)
+        return (matrix, share) if self._sound(matrix) else (start, 0.0)
+
+    def _sound(self, matrix: np.ndarray) -> bool:  # [3,3]
+        """Clothes are not seen twice as large, half as large or sheared: a search that ends there has followed something else."""
+        if not np.isfinite(matrix).all() or np.abs(matrix[:2, 2]).max() >= FAR:
+            return False
+        sizes = np.linalg.svd(matrix[:2, :2] * self.aspect[:, None] / self.aspect, compute_uv=False)
+        return bool(sizes.max() < LARGER and sizes.min() > 1 / LARGER)
 
     def bend(self, picture: Floats, matrix: np.ndarray) -> Floats:  # [h,w], [3,3] -> [2,8,8]
         """The spline's nodes in a frame whose affine map is known (its `pyramid`'s finest picture)."""
@@ -329,4 +336,4 @@ def verify(folder: Folder) -> None:
         raise InputError(path, "holds a map that turns the body inside out", remedy)
 
 
-STEP = Step("body", 0, 2, ("frames", "parsing", "shots"), ("body.npy",), run, verify)
+STEP = Step("body", 0, 3, ("frames", "parsing", "shots"), ("body.npy",), run, verify)
