@@ -107,7 +107,7 @@ def away(scene: Scene) -> float:  # px
 def check(scene: Scene, folder: Path) -> None:
     """What holds for every repository."""
     assert scene.ids == [k for k in range(COUNT) if k != LOST]
-    assert away(scene) < 1  # px, of a face 60 px wide whose flat hair turns otherwise than a head would
+    assert away(scene) < 1.5  # px, of a face 60 px wide whose flat hair, which the pose follows, turns otherwise than a head's would
     person = Person(folder)
     clip = person.clip(slice(None), {"frames"})
     assert clip.frames is not None
