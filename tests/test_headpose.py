@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,22 @@ def test_without_a_head_the_landmarks_are_kept(scene: tuple[Folder, Track, tuple
         write_image(bare.image(k), np.full((SIZE, SIZE, 3), 90, np.uint8))
         write_image(bare.file("parsing", f"{k}.png"), np.full((SIZE, SIZE, 3), 255, np.uint8))
     assert refined(bare, track, lambda done, total: None) == (track, 0)
+
+
+def test_a_head_that_never_moves_stays(scene: tuple[Folder, Track, tuple[Tensor, Tensor]], tmp_path: Path) -> None:
+    """Nothing becomes better there, so that no frame can be laid on the first picture again."""
+    folder, track, truth = scene
+    still, count = Folder(tmp_path), 12
+    still.update(size=[SIZE, SIZE], frames=count, faces=[1] * count)
+    for k in range(count):
+        for name in ("ori_imgs", "parsing"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copy(folder.image(0), still.image(k))
+        shutil.copy(folder.file("parsing", "0.png"), still.file("parsing", f"{k}.png"))
+    euler, rows = pose.euler_from_matrix(truth[0][:1]).float().expand(count, -1), torch.ones(count, dtype=torch.bool)
+    held = replace(track, rotation=euler, translation=truth[1][:1].float().expand(count, -1), found=rows, shots=~rows)
+    moved, _ = refined(still, held, lambda done, total: None)
+    assert torch.allclose(moved.rotation, held.rotation, atol=2e-3) and torch.allclose(moved.translation, held.translation, atol=2e-3)
 
 
 def test_corrections_fade_where_frames_have_none() -> None:

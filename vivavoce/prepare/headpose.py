@@ -292,6 +292,8 @@ class Poses:
         model: Canonical | None = None
         for _ in range(ROUNDS):
             laid = [warped for warped in each(partial(self._laid, model, points[rows, columns]), keys) if warped is not None]
+            if len(laid) < len(keys) / 4:  # a head so still, or so unlike itself, that nothing becomes better
+                break
             picture, variance = np.zeros(self.lens.size, np.float32), np.ones(self.lens.size, np.float32)
             stack = np.stack(laid)
             picture[rows, columns] = np.median(stack, 0)
