@@ -24,12 +24,8 @@ def _packed(weight: Tensor) -> Tensor:  # [out,in] -> [wide in,wide out] float16
     return whole
 
 
-def _rows(weight: Tensor) -> Tensor:  # [out,in] -> [out,wide in] float32
-    return torch.nn.functional.pad(weight.float(), (0, _wide(weight.shape[1]) - weight.shape[1])).contiguous()
-
-
-def _row(values: Tensor, wide: int) -> Tensor:  # [K] -> [wide] float32
-    return torch.nn.functional.pad(values.float(), (0, wide - len(values)))
+def _row(values: Tensor, wide: int) -> Tensor:  # [...,K] -> [...,wide] float32
+    return torch.nn.functional.pad(values.float(), (0, wide - values.shape[-1])).contiguous()
 
 
 def _half(features: Tensor) -> Tensor:
@@ -47,7 +43,7 @@ class Colours:
         self.views = torch.nn.functional.pad(views, (0, inside - views.shape[1])).to(torch.float16)
         self.weights = (
             first[0], first[-1], _row(net.bias, hidden), *gates, _packed(net.second), bend, _row(net.solid, hidden), _packed(net.tint),
-            _rows(net.last),
+            _row(net.last, inside),
         )  # fmt: skip
         one, two = net.first[0].shape[1], net.first[1].shape[1] if len(net.first) > 1 else 0
         self.shift, self.widths = net.shift, [one, two][: len(net.first)]
@@ -73,7 +69,7 @@ class Colours:
 
 class Coordinates:
     def __init__(self, first: Tensor, bias: Tensor, second: Tensor, third: Tensor) -> None:
-        self.weights = (_packed(first), _row(bias, _wide(len(bias))), _packed(second), _rows(third))
+        self.weights = (_packed(first), _row(bias, _wide(len(bias))), _packed(second), _row(third, _wide(len(second))))
         (_, one), middle, self.out = first.shape, len(second), len(third)
         self.shape = {"ONE": one, "WIDE": _wide(one), "HIDDEN": _wide(len(bias)), "INSIDE": _wide(middle), "OUT": self.out}
 
