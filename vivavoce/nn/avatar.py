@@ -21,10 +21,9 @@ from vivavoce.nn import viewing
 from vivavoce.nn.gaussians import Gaussians
 from vivavoce.nn.perceptual import Perceptual
 from vivavoce.nn.replay import Replay
-from vivavoce.nn.signals import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
+from vivavoce.nn.signals import HEAD, NEAR, PRETTY, SETUP, Signals, settled
 from vivavoce.nn.torso import Torso
 from vivavoce.render import splats
-from vivavoce.render.layers import settled
 from vivavoce.types import Camera, Clip, Source
 
 NEEDS = frozenset({"camera", "body"})  # fields of a clip that drawing reads
@@ -265,7 +264,7 @@ class Avatar(nn.Module):
             "colour": losses.l1(frames, target) + 10 * (frames - target).square().mean(),
             "lips": settings.lips * losses.l1(frames, target, mouth),
             "structure": settings.structure * losses.dssim(frames, target, 8, 0, 4),
-            "mask": settings.mask * ((drawn.alpha - head) * settled(head, OUTLINE * target.shape[2] // 512)).abs().mean(),
+            "mask": settings.mask * ((drawn.alpha - head) * settled(head)).abs().mean(),
             "smooth": smooth,
         }
         if settings.perceptual and done >= settings.perceptual_from:

@@ -39,7 +39,7 @@ from vivavoce.nn import viewing
 from vivavoce.nn.fields import Rows, Views
 from vivavoce.nn.pixels import Looked, look
 from vivavoce.nn.rates import adam
-from vivavoce.nn.signals import HEAD, NEAR, OUTLINE, PRETTY, SETUP, Signals
+from vivavoce.nn.signals import HEAD, NEAR, PRETTY, SETUP, Signals, settled
 from vivavoce.nn.torso import Torso
 from vivavoce.render import layers, rays
 from vivavoce.render.rays import shade
@@ -323,7 +323,7 @@ class Radiance(nn.Module):
             torso = looked.read(clip.torso)
             behind = torso[..., :3] * torso[..., 3:] + (1 - torso[..., 3:]) * looked.read(clip.background)
         frames, target = traced.colour + (1 - traced.alpha[..., None]) * behind, looked.read(clip.frames)
-        own, sure = looked.read(torch.stack([mask := head.to(frames), layers.settled(mask, OUTLINE * size[0] // 512)], 1)).unbind(-1)
+        own, sure = looked.read(torch.stack([mask := head.to(frames), settled(mask)], 1)).unbind(-1)
         still = (losses.boxes(clip.mouth, size, 0.6) < 0.5).to(frames)
         alpha = traced.alpha.clamp(1e-5, 1 - 1e-5)
         values = {

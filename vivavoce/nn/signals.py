@@ -13,6 +13,7 @@ from vivavoce.face import points as face_points
 from vivavoce.face import regions
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.silence import Silence, not_speech
+from vivavoce.render.layers import grow
 from vivavoce.types import Camera, Source
 
 HEAD = (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH)  # classes of a picture that belong to the head
@@ -21,6 +22,12 @@ SURE = 1500  # rows of which statistics are made
 PRETTY = 24  # rows of which the first colours are made
 NEAR = 8  # of them nearest to the mean pose make the torso
 OUTLINE = 3  # px at 512 on each side of the head's outline, where labels do not say how much of it is seen
+
+
+def settled(head: Tensor) -> Tensor:  # [T,H,W] of 0 and 1 -> [T,H,W]
+    """1 where the labels can be believed, 0 within `OUTLINE` of the head's outline: there they waver, and hair ends softly."""
+    pixels = OUTLINE * head.shape[1] // 512
+    return (grow(head, pixels) == grow(head, -pixels)).to(head)
 
 
 class Signals(NamedTuple):

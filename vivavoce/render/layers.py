@@ -51,11 +51,6 @@ def grow(mask: Tensor, pixels: int) -> Tensor:  # [T,H,W] -> [T,H,W]
     return sign * F.max_pool2d(sign * mask[:, None], 2 * abs(pixels) + 1, stride=1, padding=abs(pixels))[:, 0]
 
 
-def settled(mask: Tensor, pixels: int) -> Tensor:  # [T,H,W] of 0 and 1 -> [T,H,W]
-    """1 where a mask can be believed, 0 within so many pixels of its outline: there labels waver, and hair ends softly."""
-    return (grow(mask, pixels) == grow(mask, -pixels)).to(mask)
-
-
 def feather(mask: Tensor, width: float) -> Tensor:  # [T,H,W] in 0..1 -> [T,H,W]
     """A soft edge of about `width` px inside the mask: 0 stays 0 outside it, so that nothing beyond the mask is touched."""
     return soften(grow(mask, -max(round(width / 2), 0)), width / 2) * mask
