@@ -65,7 +65,7 @@ class Face:
     @property
     def mouth_open(self) -> float:
         """Gap between the inner lips over the width of the mouth: 0 shut, about 0.5 in a wide 'ah'. Does not change with size or roll."""
-        upper, lower = self.points[[82, 13, 312], :2], self.points[[87, 14, 317], :2]
+        upper, lower = (self.points[list(lip), :2] for lip in regions.LIPS_MIDDLE)
         width = np.linalg.norm(self.points[78, :2] - self.points[308, :2])
         return float(np.linalg.norm(upper - lower, axis=1).mean() / max(width, 1e-6))
 

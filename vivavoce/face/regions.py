@@ -29,6 +29,7 @@ OVAL = (
 )
 NOSE = (168, 6, 197, 195, 5, 4, 1, 2)  # bridge to the lip
 LIPS_CORNERS = (61, 291)  # right, left
+LIPS_MIDDLE = ((82, 13, 312), (87, 14, 317))  # of the inner lips, upper and lower, point above point: the gap between them
 LIDS_RIGHT = ((160, 144), (158, 153))  # pairs of upper and lower lid
 LIDS_LEFT = ((385, 380), (387, 373))
 CORNERS_RIGHT = (33, 133)  # outer, inner

@@ -44,7 +44,7 @@ class Sync:
 
 def opening(points: NDArray[np.float32]) -> Rows:  # [T,478,3] px -> [T], shares of the face's height; NaN without a face
     """Gap between the inner lips."""
-    upper, lower = points[:, [82, 13, 312], :2], points[:, [87, 14, 317], :2]
+    upper, lower = (points[:, list(lip), :2] for lip in regions.LIPS_MIDDLE)
     height = np.linalg.norm(points[:, 10, :2] - points[:, 152, :2], axis=1)
     gap: Rows = np.linalg.norm(upper - lower, axis=2).mean(1) / np.maximum(height, 1e-6)
     return gap

@@ -46,7 +46,7 @@ UNITS: dict[int, tuple[str, ...]] = {
 
 def parted(points: np.ndarray) -> np.ndarray:  # [T,478,3] px -> [T]; NaN without a face
     """Gap between the inner lips over the distance of the outer corners of the eyes, in space, so that a turned head changes neither."""
-    upper, lower = points[:, [82, 13, 312]], points[:, [87, 14, 317]]
+    upper, lower = (points[:, list(lip)] for lip in regions.LIPS_MIDDLE)
     eyes = np.linalg.norm(points[:, regions.CORNERS_RIGHT[0]] - points[:, regions.CORNERS_LEFT[0]], axis=1)
     gap: np.ndarray = np.linalg.norm(upper - lower, axis=2).mean(1) / np.maximum(eyes, 1e-6)
     return gap
