@@ -336,3 +336,55 @@ def test_a_step_that_cannot_be_shared_out_is_refused(tmp_path: Path, monkeypatch
         rows.mine(torch.arange(4), Config())
     with pytest.raises(InputError, match="torchrun"):
         train("grey", Lamp(), tmp_path, Config(), how=How(shard=True))
+
+
+class Refusing(Lamp):
+    """Gives rows until it has been asked often enough, then lacks something, as a person folder does that is not wholly prepared."""
+
+    def __init__(self, asked: int) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def clip(self, rows: Rows, needs: Any = None) -> Clip:
+        self.asked -= 1
+        if self.asked < 0:
+            raise InputError("lamp", "parsing/ is not there")
+        return super().clip(rows, needs)
+
+
+REFUSALS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "data that lack something": (Refusing(0), {}),
+    "no such checkpoint": (Lamp(), {"how": How(resume="gone.safetensors")}),
+    "no such log": (Lamp(), {"how": How(log="paper")}),
+    "too few frames": (Lamp(), {"config": Config(window_rows=400)}),
+    "parts that do not come out even": (Lamp(), {"how": How(accumulate=3)}),
+}
+
+
+@pytest.mark.parametrize("why", REFUSALS)
+def test_a_refused_run_leaves_nothing(why: str, tmp_path: Path) -> None:
+    """Neither its folder nor the folders above it that it made; and of a folder that was there, all that was in it stays."""
+    source, settings = REFUSALS[why]
+    settings = {"config": Config(steps=2)} | settings
+    with pytest.raises(InputError):
+        train("grey", source, tmp_path / "runs" / "grey", held=Lamp(8, 1), **settings)
+    assert not list(tmp_path.iterdir())
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep me")
+    with pytest.raises(InputError):
+        train("grey", source, mine, held=Lamp(8, 1), **settings)
+    assert [p.name for p in mine.iterdir()] == ["notes.txt"] and (mine / "notes.txt").read_text() == "keep me"
+
+
+def test_a_run_that_has_begun_stays(tmp_path: Path) -> None:
+    """Whether it stumbles after its first step, or is refused when it is to go on."""
+    with pytest.raises(InputError, match="parsing"):
+        train("grey", Refusing(1), tmp_path / "run", Config(steps=400))
+    assert (tmp_path / "run" / "last.safetensors").is_file() and (tmp_path / "run" / "log.csv").is_file()
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name != "log.csv"}  # whose rows after the checkpoint are cut
+    with pytest.raises(InputError, match="another run"):
+        train("grey", Lamp(), tmp_path / "run", Config(steps=400, wide=4))
+    with pytest.raises(InputError, match="parsing"):
+        train("grey", Refusing(0), tmp_path / "run", Config(steps=400))
+    assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name != "log.csv"} == before

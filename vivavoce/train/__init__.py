@@ -24,6 +24,7 @@ from vivavoce.train import look, ranks
 from vivavoce.train.average import Average
 from vivavoce.train.checkpoint import LAST, About, Checkpoint, Saver, load_run, part, read, restore, save_model
 from vivavoce.train.log import Log
+from vivavoce.train.place import made
 from vivavoce.train.rows import batches, draw, seed
 from vivavoce.types import Clip, InputError, Rows, Source
 
@@ -53,7 +54,7 @@ def train(
     Args:
         name: the method's name in the registry.
         source: gives Clips with the method's needs; its length is the number of rows.
-        folder: the run folder, made when absent.
+        folder: the run folder, made when absent; a run that is refused before its first step is over leaves nothing in it.
         config: the method's Config.
         speech: the encoder whose features the source gives, kept in config.json.
         extra: more facts for config.json (the data's folder, its split).
@@ -65,7 +66,6 @@ def train(
         InputError: the folder holds another run; a loss that stays infinite or NaN; settings that do not go together.
     """
     how, folder = how or How(), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed(config, -1))  # the first weights are the run's too
     method = registry.find(name).cls(config)
     if speech:
@@ -73,18 +73,20 @@ def train(
     _check(method, how)
     method.pieces = how.accumulate
     run = _Run(method, folder, About(name, preset, extra or {}), how, device, held, progress)
-    start = run.begin(source)
-    method.train()
     needs = method.needs | method.loss_needs
-    with _profiled(how, folder, start) as tick:
-        for step, clip in batches(source, config, needs, range(start, int(config.steps)), device):
-            torch.manual_seed(seed(config, step) + ranks.number())
-            with _half(how, device):
-                losses = method.update(clip, step, run.optimizers)
-            if run.after(step, losses):
-                break
-            tick()
-    run.end()
+    with made(folder, LAST) as begun:
+        start = run.begin(source)
+        method.train()
+        with _profiled(how, folder, start) as tick:
+            for step, clip in batches(source, config, needs, range(start, int(config.steps)), device):
+                torch.manual_seed(seed(config, step) + ranks.number())
+                with _half(how, device):
+                    losses = method.update(clip, step, run.optimizers)
+                begun()
+                if run.after(step, losses):
+                    break
+                tick()
+        run.end()
     return folder
 
 
