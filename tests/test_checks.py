@@ -16,8 +16,9 @@ from scipy import ndimage
 
 from tests.drawn import Scene, drawn, folder_of, points_of, shot
 from tests.films import steady, tone
+from vivavoce.face import regions
 from vivavoce.media import read_image, write_audio
-from vivavoce.prepare import Folder, checks, measures, sync
+from vivavoce.prepare import Folder, checks, measures, sync, verdicts
 from vivavoce.prepare.folder import Options
 from vivavoce.types import HOP, InputError
 
@@ -50,7 +51,7 @@ def test_the_offset_of_the_sound_is_found(late: float) -> None:
     lips[100:120] = np.nan  # frames without a face
     found = sync.offset(sync.spectrum(in_pieces(speech(opening, late)), 500), lips)
     assert found is not None and found.confidence > sync.SURE and found.offset == pytest.approx(late, abs=0.012)
-    verdict = checks.judged_sync(found)
+    verdict = verdicts.judged_sync(found)
     assert verdict.verdict == ("pass" if abs(late) < 0.08 else "warn" if abs(late) < 0.16 else "refuse")
     assert late == 0 or ("after" if late > 0 else "before") in verdict.what
 
@@ -66,7 +67,7 @@ def test_lips_of_another_are_told() -> None:
     assert max(sure) < sync.SURE + 0.5 and np.mean(np.array(sure) > sync.SURE) <= 0.125
     assert sync.offset(np.full((400, sync.BANDS), -7.0), syllables(400)) is None  # silence
     assert sync.offset(np.random.default_rng(0).normal(size=(400, sync.BANDS)), np.full(400, np.nan)) is None
-    assert checks.judged_sync(None).verdict == "warn"
+    assert verdicts.judged_sync(None).verdict == "warn"
 
 
 def test_turns_cut_off_and_jitter() -> None:
@@ -79,8 +80,8 @@ def test_turns_cut_off_and_jitter() -> None:
     assert np.median(np.abs(measures.turns(turned)[:, 1])) == pytest.approx(40, abs=4)
     assert measures.cut_off(points, (128, 128)).max() == 0
     assert measures.cut_off(points - [0, points[0, :, 1].mean(), 0], (128, 128)).min() > 0.3
-    still = points_of(Scene(), 300)[:, list(checks.regions.STILL), :2]
-    wide = float(np.linalg.norm(still[:, checks.regions.STILL.index(33)] - still[:, checks.regions.STILL.index(263)], axis=1).mean())
+    still = points_of(Scene(), 300)[:, list(regions.STILL), :2]
+    wide = float(np.linalg.norm(still[:, regions.STILL.index(33)] - still[:, regions.STILL.index(263)], axis=1).mean())
     noisy = still + np.random.default_rng(0).normal(size=still.shape).astype(np.float32) * 0.02 * wide
     usable = np.ones(300, bool)
     assert measures.jitter(still, usable) < 0.006
@@ -130,7 +131,7 @@ def prepared(place: Path, late: float = 0.0) -> Folder:
     return folder
 
 
-def verdicts(folder: Folder) -> dict[str, str]:
+def verdict_of(folder: Folder) -> dict[str, str]:
     return {v["name"]: v["verdict"] for v in folder.clip["checks"]}
 
 
@@ -153,7 +154,7 @@ def test_a_good_clip_passes(tmp_path: Path) -> None:
     folder = prepared(tmp_path)
     checks.run(folder, lambda done, total: None)
     checks.verify(folder)
-    found = verdicts(folder)
+    found = verdict_of(folder)
     assert {name for name, verdict in found.items() if verdict != "pass"} == {"length"}  # 8 s
     assert json.loads((tmp_path / "checks.json").read_text()) == folder.clip["checks"]
     assert abs(folder.clip["sync"]["offset"]) < 0.02
@@ -167,13 +168,13 @@ def test_a_bad_clip_is_refused_with_every_reason(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"brightness of the face.*sound (29|30)\d ms after the lips") as told:
         checks.run(folder, lambda done, total: None)
     assert "--force" in str(told.value) and "film.mp4" in str(told.value)
-    assert not (tmp_path / "checks.json").exists() and verdicts(folder)["sync"] == "refuse"
+    assert not (tmp_path / "checks.json").exists() and verdict_of(folder)["sync"] == "refuse"
     page = (tmp_path / "refused.html").read_text("utf-8")
     assert "refused.html" in str(told.value) and page.count("<img") == 1 and page.count("<svg") >= 4 and "refused: brightness" in page
     folder.options = Options(force=True)
     checks.run(folder, lambda done, total: None)
     checks.verify(folder)
-    assert "refuse" in verdicts(folder).values() and not (tmp_path / "refused.html").exists()
+    assert "refuse" in verdict_of(folder).values() and not (tmp_path / "refused.html").exists()
 
 
 def test_silence_is_refused(tmp_path: Path) -> None:
@@ -185,19 +186,19 @@ def test_silence_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_offset_that_cannot_be_told_says_why() -> None:
-    said = checks.judged_sync(None)
+    said = verdicts.judged_sync(None)
     assert said.verdict == "warn" and "less than 4 s" in said.what
-    said = checks.judged_sync(sync.Sync(-0.034, 2.3, 0.3, [0.0] * 31))
+    said = verdicts.judged_sync(sync.Sync(-0.034, 2.3, 0.3, [0.0] * 31))
     assert said.verdict == "warn" and "34 ms before" in said.what and "2.3, believed from 4" in said.what and "20 s" in said.advice
-    assert "perhaps" not in checks.judged_sync(sync.Sync(0.249, 1.1, 0.1, [0.0] * 31)).what  # noise is no guess
-    assert checks.judged_sync(sync.Sync(0.237, 8.9, 0.4, [0.0] * 31)).limit == "at most 80 ms, refused above 160 ms"
+    assert "perhaps" not in verdicts.judged_sync(sync.Sync(0.249, 1.1, 0.1, [0.0] * 31)).what  # noise is no guess
+    assert verdicts.judged_sync(sync.Sync(0.237, 8.9, 0.4, [0.0] * 31)).limit == "at most 80 ms, refused above 160 ms"
 
 
 def test_every_limit_is_between_pass_and_refuse() -> None:
-    for check in (*checks.EARLY, *checks.LATE):
+    for check in (*verdicts.EARLY, *verdicts.LATE):
         little = abs(check.warn) * (0.01 if check.low else -0.01)
         fine, worse = check.warn + little, check.warn - little
-        assert checks.judged(check, fine).verdict == "pass" and checks.judged(check, worse).verdict == "warn"
+        assert verdicts.judged(check, fine).verdict == "pass" and verdicts.judged(check, worse).verdict == "warn"
         if check.refuse is not None:
             far = check.refuse - abs(check.refuse) * 0.01 if check.low else check.refuse * 1.01
-            assert checks.judged(check, far).verdict == "refuse"
+            assert verdicts.judged(check, far).verdict == "refuse"

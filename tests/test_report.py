@@ -20,7 +20,7 @@ from tests.test_checks import Alone, speech, syllables
 from vivavoce.data import features
 from vivavoce.face import regions
 from vivavoce.media import audio, frames, probe, write_audio, write_image
-from vivavoce.prepare import Folder, cameras, checks, report, shots, tracking, units
+from vivavoce.prepare import Folder, cameras, checks, report, shots, tracking, units, verdicts
 from vivavoce.prepare.folder import Options
 from vivavoce.prepare.report_curves import plot, thinned
 from vivavoce.prepare.report_pictures import PARSING, TILE, Tracked, chosen_pieces, laid_back
@@ -151,7 +151,7 @@ def test_clothes_are_laid_back_and_speech_features_follow_the_sound(folder: Fold
 def test_the_film_shows_the_mesh_with_its_sound(folder: Folder, tmp_path: Path) -> None:
     (video,) = [a for tag, a in page_of(folder).seen if tag == "video"]
     (tmp_path / "film.mp4").write_bytes(data(video["src"]))
-    pieces = chosen_pieces(folder, checks.signals(folder).turn)
+    pieces = chosen_pieces(folder, verdicts.signals(folder).turn)
     count = sum(end - first for first, end in pieces)
     films = list(frames(tmp_path / "film.mp4"))
     assert len(films) == count and films[0].shape == (288, 288, 3) and probe(tmp_path / "film.mp4").audio_codec == "aac"
@@ -166,7 +166,7 @@ def test_the_film_shows_the_mesh_with_its_sound(folder: Folder, tmp_path: Path) 
 def test_the_verdicts_are_told(folder: Folder) -> None:
     text = " ".join(page_of(folder).texts)
     found = {v["name"]: v for v in folder.clip["checks"]}
-    assert set(found) == {c.name for c in (*checks.EARLY, checks.OFFSET, *checks.LATE)}
+    assert set(found) == {c.name for c in (*verdicts.EARLY, verdicts.OFFSET, *verdicts.LATE)}
     assert found["plate"]["verdict"] == "warn" and found["sync"]["verdict"] == "refuse" and found["body"]["verdict"] == "pass"
     for verdict in found.values():
         assert verdict["what"] in text and verdict["advice"] in text

@@ -1,4 +1,4 @@
-"""Many videos, or the shards of a data set, on the machines of a Ray cluster or on this one: Ray gives out the work.
+"""A Ray cluster, or Ray on this machine alone, and many videos on it: Ray gives out the work.
 
 The files' folders must be seen under the same path from every machine, and vivavoce be installed there.
 """
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vivavoce.prepare.corpus import Job, Tell, shard
 from vivavoce.prepare.many import EACH, Outcome, Report, outcome_of, placed
 from vivavoce.prepare.parallel import CORES, cores
 from vivavoce.types import InputError
@@ -81,30 +80,3 @@ def prepare_on_ray(
                 report(number, "", 1, 1)
     heard.shutdown()
     return [found[one] for one in asked]
-
-
-def shards_on_ray(todo: list[Job], tell: Tell, address: str = "") -> dict[str, dict[str, Any]]:
-    """The shards of `corpus.corpus`, made on the Ray cluster at `address` ("": on this machine), one core each.
-
-    Raises InputError when a process was lost: the shards that are whole stay, and without --ray the clip that was to blame is left out.
-    """
-    ray = connect(address)
-    task = ray.remote(num_cpus=1, max_retries=1)(_shard)
-    asked = {task.remote(job): job for job in todo}
-    left, made = list(asked), dict[str, dict[str, Any]]()
-    while left:
-        ready, left = ray.wait(left, num_returns=1)
-        job = asked[ready[0]]
-        try:
-            made[job.name] = ray.get(ready[0])
-        except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
-        except ray.exceptions.RayError as error:
-            cause = f"the process that made {job.name} was lost ({type(error).__name__})"
-            raise InputError("--ray", cause, "run the same command again without --ray: it goes on there") from error
-        tell(job.name, len(job.clips), made[job.name])
-    return made
-
-
-def _shard(job: Job) -> dict[str, Any]:
-    return shard(job, lambda k: None)

@@ -31,6 +31,7 @@ from vivavoce import assets
 from vivavoce.data.layouts import Recording, named, recordings
 from vivavoce.data.shards import BROKEN, INDEX, KIND, Sample, whole, write
 from vivavoce.face.landmarker import ASSET, Landmarker
+from vivavoce.prepare.cluster import connect
 from vivavoce.prepare.faces import SIDE, samples
 from vivavoce.prepare.parallel import ONE, cores
 from vivavoce.types import FPS, InputError
@@ -210,9 +211,7 @@ def _made(
     if report is not None:
         report(clips, total, bad)
     if cluster is not None:
-        from vivavoce.prepare.cluster import shards_on_ray
-
-        return shards_on_ray(todo, tell, cluster)
+        return _by_ray(todo, tell, cluster)
     return _by_processes(todo, max(1, min(jobs or cores(), len(todo))), tell)
 
 
@@ -264,6 +263,33 @@ def _by_processes(todo: list[Job], count: int, tell: Tell) -> dict[str, dict[str
             for child in list(running):
                 child.kill()
     return made
+
+
+def _by_ray(todo: list[Job], tell: Tell, address: str) -> dict[str, dict[str, Any]]:
+    """On the Ray cluster at `address` ("": on this machine), one core each.
+
+    Raises InputError when a process was lost: the shards that are whole stay, and without --ray the clip that was to blame is left out.
+    """
+    ray = connect(address)
+    task = ray.remote(num_cpus=1, max_retries=1)(_silently)
+    asked = {task.remote(job): job for job in todo}
+    left, made = list(asked), dict[str, dict[str, Any]]()
+    while left:
+        ready, left = ray.wait(left, num_returns=1)
+        job = asked[ready[0]]
+        try:
+            made[job.name] = ray.get(ready[0])
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except ray.exceptions.RayError as error:
+            cause = f"the process that made {job.name} was lost ({type(error).__name__})"
+            raise InputError("--ray", cause, "run the same command again without --ray: it goes on there") from error
+        tell(job.name, len(job.clips), made[job.name])
+    return made
+
+
+def _silently(job: Job) -> dict[str, Any]:
+    return shard(job, lambda k: None)
 
 
 def _started() -> subprocess.Popen[str]:

@@ -19,9 +19,10 @@ from vivavoce.catalogue import CATALOGUE
 from vivavoce.data import features
 from vivavoce.face import regions
 from vivavoce.media import read_image
-from vivavoce.prepare import Folder, Progress, Step, checks, measures, sync
+from vivavoce.prepare import Folder, Progress, Step, measures, sync
 from vivavoce.prepare.report_curves import plot
 from vivavoce.prepare.report_pictures import TILES, chosen_pieces, encoded, film, fitted, strip, strips, with_landmarks
+from vivavoce.prepare.verdicts import EARLY, LATE, PASS, REFUSE, WARN, Check, Signals, Verdict, judged, signals, sound
 from vivavoce.types import FPS, STEPS, InputError
 
 CLOSE = 12.0  # s of the mouth shown larger
@@ -48,7 +49,7 @@ svg text{font:11px sans-serif;fill:currentColor}.grid{stroke:var(--line);fill:no
 """
 
 
-def late(folder: Folder) -> list[checks.Verdict]:
+def late(folder: Folder) -> list[Verdict]:
     """Verdicts on what the long steps found."""
     clip, values = folder.clip, dict[str, float]()
     if "background" in clip:
@@ -58,36 +59,36 @@ def late(folder: Folder) -> list[checks.Verdict]:
     if "body" in clip:
         values["body"] = clip["body"]["followed"] / folder.frames
     shown = {"mesh on the face": folder.size[0]}
-    return [checks.judged(_scaled(c, shown.get(c.name)), values[c.name]) for c in checks.LATE if c.name in values]
+    return [judged(_scaled(c, shown.get(c.name)), values[c.name]) for c in LATE if c.name in values]
 
 
-def _scaled(check: checks.Check, scale: float | None) -> checks.Check:
+def _scaled(check: Check, scale: float | None) -> Check:
     """The check with another scale of what is shown."""
-    return check if scale is None else checks.Check(**{**asdict(check), "scale": scale})
+    return check if scale is None else Check(**{**asdict(check), "scale": scale})
 
 
-def headline(verdicts: list[checks.Verdict]) -> tuple[str, str]:
+def headline(verdicts: list[Verdict]) -> tuple[str, str]:
     """The worst verdict, and one line about all."""
-    bad = [v for v in verdicts if v.verdict == checks.REFUSE]
-    warned = [v for v in verdicts if v.verdict == checks.WARN]
+    bad = [v for v in verdicts if v.verdict == REFUSE]
+    warned = [v for v in verdicts if v.verdict == WARN]
     if bad:
-        return checks.REFUSE, f"not fit, made with --force: {'; '.join(v.what for v in bad)}"
+        return REFUSE, f"not fit, made with --force: {'; '.join(v.what for v in bad)}"
     if warned:
-        return checks.WARN, f"{len(verdicts) - len(warned)} checks passed, {len(warned)} to look at: {', '.join(v.name for v in warned)}"
-    return checks.PASS, f"all {len(verdicts)} checks passed"
+        return WARN, f"{len(verdicts) - len(warned)} checks passed, {len(warned)} to look at: {', '.join(v.name for v in warned)}"
+    return PASS, f"all {len(verdicts)} checks passed"
 
 
 def summary(folder: Folder) -> str:
     """One line about the clip, for the command line."""
-    return headline([checks.Verdict(**v) for v in folder.clip.get("checks", ())])[1]
+    return headline([Verdict(**v) for v in folder.clip.get("checks", ())])[1]
 
 
 def run(folder: Folder, progress: Progress) -> None:
     """Gather, draw, write."""
-    early = [checks.Verdict(**v) for v in folder.clip["checks"]]
-    verdicts = early[: len(checks.EARLY) + 1] + late(folder)
+    early = [Verdict(**v) for v in folder.clip["checks"]]
+    verdicts = early[: len(EARLY) + 1] + late(folder)
     folder.update(checks=[asdict(v) for v in verdicts])
-    seen = checks.signals(folder)
+    seen = signals(folder)
     rows = np.flatnonzero(folder.kept)
     frames = rows[np.linspace(0, len(rows) - 1, TILES).round().astype(int)].tolist()
     progress(1, 4)
@@ -103,8 +104,8 @@ def run(folder: Folder, progress: Progress) -> None:
 
 def html(
     folder: Folder,
-    verdicts: list[checks.Verdict],
-    seen: checks.Signals,
+    verdicts: list[Verdict],
+    seen: Signals,
     pictures: dict[str, str],
     moving: str,
     pieces: list[tuple[int, int]],
@@ -144,14 +145,14 @@ def page(folder: Folder, worst: str, line: str, parts: list[str]) -> str:
     return "\n".join([head, title, *parts, "</body></html>"])
 
 
-def refusal(folder: Folder, verdicts: list[checks.Verdict], seen: checks.Signals) -> str:
+def refusal(folder: Folder, verdicts: list[Verdict], seen: Signals) -> str:
     """The page of a clip that was refused: verdicts, frames, curves; nothing else was made."""
     rows = np.flatnonzero(folder.kept)
     frames = rows[np.linspace(0, len(rows) - 1, TILES).round().astype(int)].tolist()
-    line = f"refused: {'; '.join(v.what for v in verdicts if v.verdict == checks.REFUSE)}"
+    line = f"refused: {'; '.join(v.what for v in verdicts if v.verdict == REFUSE)}"
     picture = encoded(strip(with_landmarks(folder, k) for k in frames))
     shown = _figure("frames and landmarks", _image(picture, "frames and landmarks"))
-    return page(folder, checks.REFUSE, line, ["<h2>Verdicts</h2>", table(verdicts), shown, "<h2>Curves</h2>", *curves(folder, seen)])
+    return page(folder, REFUSE, line, ["<h2>Verdicts</h2>", table(verdicts), shown, "<h2>Curves</h2>", *curves(folder, seen)])
 
 
 def _figure(title: str, inside: str) -> str:
@@ -175,7 +176,7 @@ def spoken(folder: Folder, loud: NDArray[np.float64], first: int) -> NDArray[np.
 
 def loudness(folder: Folder) -> NDArray[np.float64]:  # -> [T] 0..1
     """Of each frame, -60 to -10 dB."""
-    levels, _, _ = measures.loudness(checks.sound(folder))
+    levels, _, _ = measures.loudness(sound(folder))
     return np.clip((levels[: folder.frames] + 60) / 50, 0, 1)
 
 
@@ -199,9 +200,9 @@ def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def table(verdicts: list[checks.Verdict]) -> str:
+def table(verdicts: list[Verdict]) -> str:
     """The worst first."""
-    order = (checks.REFUSE, checks.WARN, checks.PASS)
+    order = (REFUSE, WARN, PASS)
     rows = [
         f'<tr><td>{escape(v.name)}</td><td class="{v.verdict}">{v.verdict}</td><td>{escape(v.what)}</td>'
         f"<td>{escape(v.limit)}</td><td>{escape(v.advice)}</td></tr>"
@@ -210,7 +211,7 @@ def table(verdicts: list[checks.Verdict]) -> str:
     return f"<table><tr><th>check</th><th></th><th>found</th><th>limit</th><th>what to do</th></tr>{''.join(rows)}</table>"
 
 
-def curves(folder: Folder, seen: checks.Signals) -> list[str]:
+def curves(folder: Folder, seen: Signals) -> list[str]:
     """Pose, eyes, mouth against loudness, and the agreement of lips and sound."""
     shaded = [(a / FPS, (b + 1) / FPS) for a, b, why in folder.clip.get("shots", ()) if why != "kept"]
     marks = [k / FPS for k in folder.clip.get("jumps", ())]
