@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.folders import lineage_folder
 from vivavoce import __version__, assets, cli, registry
 from vivavoce.catalogue import CATALOGUE
-from vivavoce.cli import screen
+from vivavoce.cli import ranges, screen
 from vivavoce.cli.run import given
+from vivavoce.cli.train import built
+from vivavoce.types import InputError
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -95,9 +101,24 @@ def test_the_nearest_right_word(words: list[str], meant: str, capsys: pytest.Cap
         (["assets", "steal"], "steal"),
         (["train", "egs_talker", ".", "--steps", "0"], "--steps 0: is too small"),
         (["train", "egs_talker", ".", "--batch", "-1"], "--batch -1: is too small"),
+        (["train", "egs_talker", ".", "--size", "3"], "--size 3: is too small a number; give 32 to 4096, or 0"),
+        (["train", "egs_talker", ".", "--size", "100000"], "--size 100000: is too large a number; give 32 to 4096, or 0"),
+        (["train", "egs_talker", ".", "--size", "-1"], "--size -1: is too small"),
+        (["train", "egs_talker", ".", "--seed", "-1"], "--seed -1: is too small"),
+        (["train", "egs_talker", ".", "--planes", "8", "0"], "--planes 0: is too small"),
+        (["train", "egs_talker", ".", "--points", "99999999"], "--points 99999999: is too large"),
+        (["train", "egs_talker", ".", "--rate", "nan"], "--rate nan: is too small"),
+        (["train", "egs_talker", ".", "--noise", "inf"], "--noise inf: is too large"),
+        (["train", "egs_talker", ".", "--dropout", "1.5"], "--dropout 1.5: is too large a number; give 0 to 1"),
+        (["train", "egs_talker", ".", "--average", "1"], "--average 1: is too large"),
+        (["run", "me.png", "--audio", "a.wav", "--seed", "-1"], "--seed -1: is too small a number; give 0 to 2147483647"),
+        (["prepare", "me.mp4", "--task", "0"], "--task 0: is too small a number; give 1 to 9"),
+        (["eval", "run", "--size", "3"], "--size 3: is too small a number; give 32 to 8192"),
+        (["export", "run", "--layout", "glb", "--texture", "0"], "--texture 0: is too small"),
+        (["view", "run", "--size", "3"], "--size 3: is too small a number; give 64 to 8192, or 0"),
         (["train", "egs_talker", ".", "--log-every", "0"], "--log-every 0: is too small"),
         (["train", "egs_talker", ".", "--save-every", "nan"], "--save-every nan: is too small"),
-        (["view", ".", "--port", "99999"], "--port 99999: is out of range"),
+        (["view", ".", "--port", "99999"], "--port 99999: is too large a number; give 1 to 65535"),
         (["doctor", "--deep"], "no such option"),
     ],
 )
@@ -105,6 +126,38 @@ def test_what_is_missing_or_of_the_wrong_kind(words: list[str], told: str, capsy
     code, out, err = call(capsys, *words)
     assert code == 2 and not out
     assert told in one_line(err)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_preset_is_never_out_of_range_and_the_least_numbers_build(name: str) -> None:
+    """The ranges are guessed from names and presets: none may refuse a preset, or let through what ends in a fault of ours."""
+    card = registry.find(name)
+    presets = [registry.configure(name, preset) for preset in card.cls.presets]
+    allowed = ranges.of_settings(card.config(), presets)
+    for config in (card.config(), *presets):
+        ranges.check(config, allowed)
+    tiny = registry.configure(name, "tiny")
+    for key, one in allowed.items():
+        old = getattr(tiny, key)
+        least = dataclasses.replace(tiny, **{key: (one.least,) * len(old) if isinstance(old, tuple) else one.least})
+        with contextlib.suppress(InputError):
+            built(card, least, tiny)
+
+
+def test_settings_that_do_not_go_together_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    person = lineage_folder(tmp_path / "person", 32, 10)
+    code, _, err = call(capsys, "train", "ad_nerf", str(person), "--preset", "tiny", "--layers", "1")
+    assert code == 2 and "--layers 1: ad_nerf cannot be built so" in one_line(err) and "usual: layers " in err
+    assert not (person / "runs").exists()
+
+
+def test_too_little_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def greedy(options: object) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setitem(cli.VERBS, "doctor", (cli.VERBS["doctor"][0], greedy))
+    code, _, err = call(capsys, "doctor")
+    assert code == 2 and "memory: there is too little of it" in one_line(err)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

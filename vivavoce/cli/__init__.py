@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vivavoce import __version__, files
-from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, run, serve, train, view
+from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, ranges, run, serve, train, view
 from vivavoce.cli.screen import err, out
 from vivavoce.cli.words import parse
 from vivavoce.types import InputError
@@ -76,6 +76,8 @@ def _failed(error: Exception) -> int:
         error = InputError(error.filename or "the disk", "is full", "make room and run the same command again")
     if isinstance(error, OSError) and error.errno in PLACE and error.filename:
         error = InputError(error.filename, (error.strerror or "cannot be used").lower(), "choose another place or name")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        error = InputError("memory", "there is too little of it for this", "choose a smaller --size, or for training a smaller --batch")
     if isinstance(error, InputError):
         err.print(f"vivavoce: {' '.join(str(error).split())}", style="red")
         return 2
@@ -92,5 +94,8 @@ def _dispatch(verb: str, words: list[str]) -> int:
     kind, act = VERBS[verb]
     if verb == "train":  # the method's own settings follow: its Config is parsed from what is left
         options, rest = parse(kind, words, f"vivavoce {verb}", more=True)
+        ranges.check(options, ranges.VERBS[verb])
         return int(act(options, rest) or 0)
-    return int(act(parse(kind, words, f"vivavoce {verb}")) or 0)
+    options = parse(kind, words, f"vivavoce {verb}")
+    ranges.check(options, ranges.VERBS.get(verb, {}))
+    return int(act(options) or 0)

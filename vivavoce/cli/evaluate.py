@@ -45,8 +45,6 @@ def do(o: Eval) -> None:
 
     if o.merge and o.runs:
         raise InputError("vivavoce eval", "runs to judge and results to merge", "give one of them: the results of a run are in RUN/eval")
-    if o.frames < 0:
-        raise InputError(f"--frames {o.frames}", "there is no such number of frames", "give 0 for all")
     if o.merge:
         results = evaluate.gathered(o.merge)
     else:

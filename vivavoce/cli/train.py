@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -9,18 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vivavoce.cli import ranges
 from vivavoce.cli.prepare import faces_of, shown
 from vivavoce.cli.screen import bar, out
 from vivavoce.cli.words import Data, Folders, Name, Place, parse
 from vivavoce.how import How
+from vivavoce.method import Method
 from vivavoce.registry import Card
 from vivavoce.types import InputError, Source
-
-# least numbers of options and of the settings that methods share; 0 of size is the folder's own
-LEAST = {
-    "accumulate": 1, "average": 0, "check_every": -1, "patience": 0, "save_every": 0, "keep_every": 0, "log_every": 1, "profile": 0,
-    "steps": 1, "batch": 1, "size": 0,
-}  # fmt: skip
 
 
 @dataclass
@@ -44,10 +41,7 @@ def do(o: Train, rest: Sequence[str]) -> None:
 
     card = registry.find(o.method)
     config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
-    for name, least in LEAST.items():
-        value = getattr(o, name, getattr(config, name, None))
-        if isinstance(value, int | float) and not value >= least:  # nor NaN
-            raise InputError(f"--{name.replace('_', '-')} {value}", "is too small a number", f"give {least} or more")
+    ranges.check(config, ranges.of_settings(card.config(), [registry.configure(o.method, preset) for preset in card.cls.presets]))
     if len(o.folder) + bool(o.data) != 1:
         wrong = "too many: wants one FOLDER, or --data NAME:PATH" if o.folder else "missing: FOLDER, or --data NAME:PATH"
         raise InputError(f"vivavoce train {o.method}", wrong, "see: vivavoce train --help")
@@ -55,7 +49,7 @@ def do(o: Train, rest: Sequence[str]) -> None:
     if not folders:
         raise InputError(o.folder[0], "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder[0]}")
     home = folders[0] if o.data else o.folder[0]
-    method = card.cls(config)
+    method = built(card, config, registry.configure(o.method, o.preset))
     speech = o.speech or method.speech
     size = getattr(config, "size", None) or None
     run = o.out or home / "runs" / o.method
@@ -79,6 +73,21 @@ def do(o: Train, rest: Sequence[str]) -> None:
         if train.ranks.first():
             further = f"; hear it: vivavoce run {run} --audio FILE; judge it: vivavoce eval {run}" if card.kind == "renderer" else ""
             out.print(f"trained {run}{further}")
+
+
+def built(card: Card, config: Any, plain: Any) -> Method:
+    """A new method. Raises InputError where the settings that differ from `plain` do not go together."""
+    try:
+        return card.cls(config)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        changed = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
+        if not changed:
+            raise
+        told = " ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in changed)
+        usual = ", ".join(f"{name} {getattr(plain, name)}" for name in changed)
+        raise InputError(
+            told, f"{card.name} cannot be built so ({error})", f"usual: {usual}; see: vivavoce train {card.name} --help"
+        ) from error
 
 
 def _prepared(card: Card, config: Any, data: Sequence[str]) -> list[Path]:

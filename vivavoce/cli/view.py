@@ -11,7 +11,6 @@ import tyro
 
 from vivavoce.cli.screen import out
 from vivavoce.cli.words import File, RunFolder
-from vivavoce.types import InputError
 
 
 @dataclass
@@ -32,9 +31,6 @@ def do(o: View) -> None:
     from vivavoce.cli.run import given
     from vivavoce.run import pick_device
 
-    if not 1 <= o.port <= 65535 or o.size < 0:
-        option = f"--size {o.size}" if o.size < 0 else f"--port {o.port}"
-        raise InputError(option, "is out of range", "choose a port from 1 to 65535, a size of 0 or more")
     if o.ply is not None:
         out.print(f"{o.ply}: {viewer.export(o.run, o.ply)} Gaussians")
         return
