@@ -134,6 +134,17 @@ def test_no_circles_between_parts() -> None:
         visit(part, ())
 
 
+def test_no_circles_between_files() -> None:
+    """What imports nothing of the rest is taken away again and again; a circle remains."""
+    left = {m.name: {name for _, name, _ in own(m) if name in NAMES and name != m.name} for m in MODULES}
+    while free := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    path = sorted(left)[:1]
+    while left and path[-1] not in path[:-1]:
+        path.append(min(left[path[-1]] & left.keys()))
+    assert not left, f"circle: {' -> '.join(path[path.index(path[-1]) :])}"
+
+
 def test_no_method_imports_another() -> None:
     wrong = [
         f"{m.shown}:{line}: {name}"

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vivavoce import assets, files, heap
+from vivavoce import files, heap
 from vivavoce.media import probe
 from vivavoce.prepare import inherit
+from vivavoce.prepare.choices import check
 from vivavoce.prepare.folder import Folder, Options
 from vivavoce.prepare.schedule import one_thread_each, overlapped
-from vivavoce.speech import names as encoders
 from vivavoce.types import FPS, InputError
 
 __all__ = ["Folder", "Options", "Progress", "Step", "prepare", "steps"]
@@ -35,7 +35,6 @@ Progress = Callable[[int, int], None]  # done, total: what a step reports
 Report = Callable[[str, int, int], None]  # step, done, total: what the caller of `prepare` hears
 
 VIDEO = "video"  # the one input that is no step
-SMALLEST, LARGEST = 64, 4096  # px, side of the frames
 
 
 @dataclass(frozen=True)
@@ -174,26 +173,6 @@ def place(video: Path, folder: str | Path | None) -> tuple[Path | None, Path]:
     if folder is not None:
         return video, Path(folder)
     return video, video.parent if video.parent.resolve().name == video.stem else video.with_suffix("")
-
-
-def check(tracker: str | None, speech: Sequence[str] | None, size: int | None, parser: str | None = None) -> None:
-    """Raises InputError for an option that no step could follow."""
-    from vivavoce.prepare.parsing import PARSERS  # steps import this module
-    from vivavoce.prepare.tracking import require
-
-    if tracker is not None:
-        require(tracker)
-    if parser is not None and parser not in PARSERS:
-        raise InputError(f"--parser {parser}", "no such parser", f"choose from: {', '.join(PARSERS)}")
-    if parser == "bisenet" and assets.commercial_only():
-        raise InputError(
-            "--parser bisenet", f"its terms exclude commercial use ({assets.asset('face_parsing').license})", "choose permissive"
-        )
-    for name in [speech] if isinstance(speech, str) else speech or ():
-        if name not in encoders():
-            raise InputError(f"--speech {name}", "no such speech encoder", f"choose from: {', '.join(encoders())}")
-    if size is not None and not SMALLEST <= size <= LARGEST:
-        raise InputError(f"--size {size}", "is not a size for frames", f"choose from {SMALLEST} to {LARGEST} px")
 
 
 def admit(video: Path, wanted: Collection[str]) -> None:

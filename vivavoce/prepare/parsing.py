@@ -31,7 +31,6 @@ from vivavoce.prepare.parallel import counted, spread
 from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
 
-PARSERS = ("permissive", "bisenet")
 RUN = 50  # frames a thread or process takes at once
 SAMPLES = 15  # frames the clip's looks are learned from
 BATCH = 8  # frames BiSeNet sees at once on a GPU

@@ -24,6 +24,7 @@ from vivavoce.face.morphable import Morphable
 from vivavoce.face.track import Reader, Track, track
 from vivavoce.media.image import read_image
 from vivavoce.prepare import Folder, Progress, Step
+from vivavoce.prepare.choices import require
 from vivavoce.prepare.headpose import refined
 from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
@@ -31,16 +32,7 @@ from vivavoce.types import InputError
 IDENTITIES, EXPRESSIONS = 100, 79  # widths of the lineage's BFM-2009 coefficients
 WORST = 0.03  # of the picture's height: a larger median error means that the mesh is not on the face
 LEAST = 0.5  # share of frames with a face
-TRACKERS = ("mesh", "bfm", "ict")
 MODELS: dict[str, Callable[[], Morphable]] = {"bfm": morphable_bfm.load, "ict": morphable_ict.load}
-
-
-def require(tracker: str) -> None:
-    """Raises InputError for a tracker that is not there or whose files cannot be had: asked before anything is made."""
-    if tracker not in TRACKERS:
-        raise InputError(f"--tracker {tracker}", "no such tracker", f"choose from: {', '.join(TRACKERS)}")
-    if tracker == "bfm":
-        morphable_bfm.files()
 
 
 def jitter(found: Track) -> float:
