@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=0, help="0: 20 on CUDA, 2 elsewhere")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--mode", default="reduce-overhead", help="of torch.compile, for the authors' code")
+    parser.add_argument("--ways", nargs="*", default=[], help="of those named above, by name; none: all")
     parser.add_argument("--peer", type=Path, help="a checkout of KwaiVGI/LivePortrait")
     given = parser.parse_args()
     torch.manual_seed(0)
@@ -133,6 +134,7 @@ def main() -> None:
         ways["authors"] = authors(given.peer, net, given.device)
         if given.compiled:
             ways["authors compiled"] = authors(given.peer, net, given.device, given.mode)
+    ways = {name: draw for name, draw in ways.items() if name in (given.ways or ways)}
     repeats = given.repeats or (20 if given.device.startswith("cuda") else 2)
     print(f"| batch | way | ms a frame | frames a second | MiB | against {next(reversed(ways))} | largest difference |")
     print("|---|---|---|---|---|---|---|")

@@ -13,7 +13,8 @@ session keeps up when its delay in the last second is no more than 200 ms above 
 is taken: pictures a second of all sessions together, over 25 the number that could keep up; thread time of each stage, ms a picture; and
 how often so many were drawn as one batch.
 
---random: live_portrait at its published size and dit_motion in its space, both with random weights (speed does not depend on them).
+--random: live_portrait at its published size and dit_motion in its space, both with random weights (speed does not depend on them); before
+the sessions, sound to a film in H.264 (path).
 
 --stream: so many minutes through the server's own socket, in pieces of 20 to 40 ms, as quickly as they are taken; benchmarks/stream.py
 says what is looked at.
@@ -37,7 +38,7 @@ from PIL import Image
 
 from vivavoce import run, speech
 from vivavoce.face import mesh, regions
-from vivavoce.media import audio
+from vivavoce.media import Writer, audio, pixels
 from vivavoce.methods import dit_motion, live_portrait
 from vivavoce.serve import stage
 from vivavoce.serve.jobs import ENDED, Jobs, Order
@@ -145,7 +146,8 @@ def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, rend
     ahead, usual, most = every[0].talker.lookahead, *(1000 * np.percentile(np.concatenate(late), [50, 95]))
     print(
         f"live: {count} sessions: {kept} keep up; delay median {usual:.0f} ms, 95th percentile {most:.0f} ms"
-        f" (of it lookahead {ahead:.0f} ms); first picture {1000 * max(d[0] for d in late):.0f} ms;"
+        f" (of it lookahead {ahead:.0f} ms); first picture {1000 * max(d[0] for d in late):.0f} ms after its sound,"
+        f" {1000 * (max(d[0] for d in late) + HOP / RATE):.0f} after the first sample;"
         f" ready after {first:.1f} s, the others {more:.2f} s each"
     )
     again = [stage.Session(s.talker, s.size, [], "seen") for s in every]
@@ -155,11 +157,36 @@ def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, rend
     spent = {name: sum(s.talker.seconds[name] - b[name] for s, b in zip(again, before, strict=True)) for name in before[0]}
     spent |= {name: sum(s.seconds[name] for s in again) for name in again[0].seconds}
     print(
-        f"      as quickly as they are taken: {pictures / seconds:.1f} pictures a second, {pictures / seconds / FPS:.1f} sessions;"
+        f"      as quickly as they are taken: first picture after {1000 * (max(d[0] for d in late) + HOP / RATE):.0f} ms,"
+        f" {pictures / seconds:.1f} pictures a second, {pictures / seconds / FPS:.1f} sessions;"
         " ms a picture: "
         + ", ".join(f"{name} {1000 * value / pictures:.1f}" for name, value in spent.items())
         + batches(every[0].talker.renderer)
     )
+
+
+def path(samples: np.ndarray, device: str, folder: Path) -> None:
+    """Sound to a film of the random head, H.264 on the CPU: frames a second of the second time, by block."""
+    sound = torch.from_numpy(samples.astype(np.float32) / 32768)
+    for block in (1, 8):
+        talker, size, _ = random_head(folder, run.Options(device=device))
+        talker.block = block
+        for _ in range(2):  # the first time compiles and records graphs
+            if device.startswith("cuda"):
+                torch.cuda.reset_peak_memory_stats()
+            spent = dict(talker.seconds)
+            begun = time.perf_counter()
+            with Writer(folder / "film.mp4", size, FPS) as writer, run.Behind(writer.write) as encode:
+                count = 0
+                for images in map(pixels, talker.stream(sound.split(HOP * block))):
+                    encode(images)
+                    count += len(images)
+            took = time.perf_counter() - begun
+        stages = {name: talker.seconds[name] - spent[name] for name in spent} | {"encode (beside)": encode.seconds}
+        print(
+            f"path: {count} frames of {size[1]} x {size[0]} px at batch {block}: {count / took:.1f} frames a second;"
+            " ms a frame: " + ", ".join(f"{name} {1000 * value / count:.2f}" for name, value in stages.items()) + batches(talker.renderer)
+        )
 
 
 def batches(renderer: Any) -> str:
@@ -199,6 +226,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             films(options.portrait, options.sound, device, options.renderer, Path(folder))
     picture = grey.getvalue() if options.random else options.portrait.read_bytes() if options.portrait else b""
+    if options.random:
+        with tempfile.TemporaryDirectory() as folder:
+            path(samples, device, Path(folder))
     for count in options.sessions:
         sessions(count, picture, samples, device, "random" if options.random else options.renderer)
 

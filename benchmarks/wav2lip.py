@@ -101,22 +101,25 @@ def landmarks(frames: Tensor, finder: Landmarker | None) -> Tensor:  # -> [T,68,
     return out
 
 
-def worth(places: list[Path], packed: Path, expert: LipExpert | None, device: str, out: Path | None) -> None:
-    held = films(Faces(packed, "all", Wav2Lip.window))
+def told_right(name: str, held: list[Clip], expert: LipExpert, device: str) -> None:
+    """How often an expert tells true pairs from false ones, of real films."""
+    said = []
+    for film in held:
+        assert film.frames is not None and film.landmarks is not None
+        true = crop(film.frames.to(device), fill(face_box(film.landmarks).to(device), 96))
+        score = expert_sync(true[:-1], begun(film), expert)
+        far = [accuracy(true[:-1], begun(film), expert, apart)[1] for apart in (2, 10, 15)]
+        said.append((*accuracy(true[:-1], begun(film), expert), *far, score.distance, score.confidence, float(abs(score.offset) <= 1)))
+    print("{} on {} real films: in sync {:.3f}, 5 frames off {:.3f} told right (2: {:.3f}, 10: {:.3f}, 15: {:.3f}); distance {:.3f}, "
+          "confidence {:.3f}, offset within a frame {:.2f}".format(name, len(held), *np.mean(said, 0)), flush=True)  # fmt: skip
+
+
+def worth(places: list[Path], held: list[Clip], expert: LipExpert | None, device: str, out: Path | None) -> None:
     try:
         finder: Landmarker | None = Landmarker()
     except ImportError:
         print("no ai-edge-litert here: LMD is left out")
         finder = None
-    if expert is not None:
-        said = []
-        for film in held:
-            assert film.frames is not None and film.landmarks is not None
-            true = crop(film.frames, fill(face_box(film.landmarks), 96))
-            score = expert_sync(true[:-1], begun(film), expert)
-            said.append((*accuracy(true[:-1], begun(film), expert), score.distance, score.confidence, float(abs(score.offset) <= 1)))
-        print("expert on {} real films: in sync {:.3f}, out of sync {:.3f} told right; distance {:.3f}, confidence {:.3f}, "
-              "offset within a frame {:.2f}".format(len(held), *np.mean(said, 0)))  # fmt: skip
     print("| run | PSNR, lower half | SSIM, lower half | LMD of 256 px | sync, same sound | sync, other sound |\n|---|---|---|---|---|---|")
     sheet = []
     for place in places:
@@ -150,7 +153,9 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="checkout of Rudrabha/Wav2Lip")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--faces", type=Path)
-    parser.add_argument("--expert", default="")
+    parser.add_argument("--split", default="all", help="of the faces: val are the films that `vivavoce train` keeps back")
+    parser.add_argument("--most", type=int, default=1000, help="films, at most")
+    parser.add_argument("--expert", nargs="*", default=[], help="every one is tried on the films; the last one judges the runs")
     parser.add_argument("--runs", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
@@ -159,7 +164,12 @@ def main() -> None:
         speed(o.device, o.peer, o.times)
         steps(o.device, o.times)
     else:
-        worth(o.runs, o.faces, expert_of(o.expert, o.device) if o.expert else None, o.device, o.out)
+        held = films(Faces(o.faces, o.split, Wav2Lip.window))[: o.most]
+        experts = [expert_of(place, o.device) for place in o.expert]
+        for place, expert in zip(o.expert, experts, strict=True):
+            told_right(place, held, expert, o.device)
+        if o.runs:
+            worth(o.runs, held, experts[-1] if experts else None, o.device, o.out)
 
 
 if __name__ == "__main__":
