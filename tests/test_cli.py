@@ -52,6 +52,42 @@ def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> No
             assert not after.strip().startswith("(default"), f"{verb} --{field.name} has no help"
 
 
+@pytest.mark.parametrize("name", ["egs_talker", "dit_motion", "live_portrait", "ad_nerf", "wav2lip", "face_warp"])
+def test_help_of_a_method_shows_its_own_settings(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with what it means, as the verbs' options are; and what the presets make other."""
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, err = call(capsys, "train", name, "--help")
+    assert code == 0 and not err
+    card = registry.find(name)
+    assert card.summary in " ".join(out.split())
+    options, _, presets = out.partition("What --preset makes other:")
+    for field in dataclasses.fields(card.config):
+        option = f"--{field.name.replace('_', '-')} "
+        assert option in options.replace(",", " "), field.name
+        values = {str(getattr(registry.configure(name, preset), field.name)) for preset in ("", *card.cls.presets)}
+        assert (option in presets) == (len(values) > 1), field.name
+
+
+def test_help_of_a_method_with_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("egs_talker", "--preset", "tiny", "--help"), ("-h", "--preset=tiny", "egs_talker")):
+        code, out, _ = call(capsys, "train", *words)
+        assert code == 0 and "training steps (default: 24)" in out and "Gaussians at the start (default: 300)" in out
+    code, _, err = call(capsys, "train", "egs_taker", "--help")
+    assert code == 2 and "did you mean egs_talker?" in one_line(err)
+
+
+def test_a_reader_that_has_read_enough_is_no_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`vivavoce train --help | head`: no report, and nothing that Python would tell of at its end."""
+
+    def unread(options: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    turned: list[int] = []
+    monkeypatch.setitem(cli.VERBS, "doctor", (cli.VERBS["doctor"][0], unread))
+    monkeypatch.setattr(cli.os, "dup2", lambda old, new: turned.append(new))
+    assert call(capsys, "doctor") == (141, "", "") and turned == [1]
+
+
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
 def test_overview_names_every_verb(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, *words)

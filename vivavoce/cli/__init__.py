@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vivavoce import __version__, files
-from vivavoce.cli import assets, doctor, evaluate, export, listing, prepare, ranges, run, serve, train, view
+from vivavoce.cli import assets, doctor, evaluate, export, help, listing, prepare, ranges, run, serve, train, view
 from vivavoce.cli.screen import err, out
 from vivavoce.cli.words import parse
 from vivavoce.types import InputError
@@ -64,6 +65,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         err.print("vivavoce: stopped" + ("; the same command goes on where it was" if words[0] in GOES_ON else ""))
         return 130
+    except BrokenPipeError:  # whoever reads the output has read enough: `vivavoce list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tells of it at its end
+        return 141
     except SystemExit as stop:  # tyro has printed its help
         return int(stop.code or 0) if isinstance(stop.code, int | None) else 2
     except Exception as error:
@@ -92,6 +96,9 @@ def _dispatch(verb: str, words: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, 1)
         raise InputError(verb, "no such verb", f"did you mean {near[0]}?" if near else f"choose from: {', '.join(VERBS)}")
     kind, act = VERBS[verb]
+    if verb == "train" and (method := help.wanted(words)):
+        help.show(method, words)
+        return 0
     if verb == "train":  # the method's own settings follow: its Config is parsed from what is left
         options, rest = parse(kind, words, f"vivavoce {verb}", more=True)
         ranges.check(options, ranges.VERBS[verb])

@@ -40,8 +40,8 @@ VERBS: dict[str, dict[str, Range]] = {
 SETTINGS = {
     "steps": Range(1, 10**9), "batch": Range(1, 65_536), "seed": SEED, "size": TRAINED, "side": Range(16, 1024),
     "window_rows": Range(1, 10_000), "table": Range(3, 24), "log2_table": Range(3, 24), "mark_table": Range(3, 24), "levels": Range(1, 32),
-    "cells": Range(8, 512), "ambient": Range(2, 3), "resolution": Range(4, 256), "most": Range(1, 10**7),
-    "rate": Range(1e-9, 1), "share": Range(0.01, 4),
+    "cells": Range(8, 512), "ambient": Range(2, 3), "resolution": Range(4, 256), "flow_cells": Range(2, 64), "points": Range(16, 10**7),
+    "most": Range(1, 10**7), "rate": Range(1e-9, 1), "share": Range(0.01, 4),
 }  # fmt: skip
 NOUGHT = {  # counts of which none at all makes sense
     "ahead", "bank", "begin", "coarse", "context", "embedding", "fix", "future", "guided", "identity", "judge_steps", "past", "warm",

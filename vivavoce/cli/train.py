@@ -22,13 +22,13 @@ from vivavoce.types import InputError, Source
 
 @dataclass
 class Train(How):
-    """Train a method on a person folder, a folder of them, or data sets. Any setting of the method may follow: vivavoce list METHOD."""
+    """Train a method on a person folder, a folder of them, or data sets. Its own settings: vivavoce train METHOD --help."""
 
     method: Name  # one of: vivavoce list
     folder: Folders = ()  # made by vivavoce prepare
     data: tuple[Data, ...] = ()  # data sets instead, for example lrs2:/data/lrs2; vivavoce list --data names them
     out: Place = None  # run folder; default: FOLDER/runs/METHOD; a run found there goes on
-    preset: str = ""  # named settings of the method: vivavoce list METHOD
+    preset: str = ""  # named settings of the method: vivavoce train METHOD --help shows them
     speech: str = ""  # speech encoder; default: the method's
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: CUDA when it is there
 
