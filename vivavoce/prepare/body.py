@@ -101,6 +101,12 @@ def agreement(seen: Floats, values: Floats, weight: Floats) -> float:  # [N] eac
     return max(float((weight * a * b).sum()) / max(norm, 1e-9), 0.0) * float(weight.mean())
 
 
+def tukey(rest: NDArray[np.floating]) -> Floats:  # [N] -> [N] 0..1
+    """Weights of residuals by their own spread: none for what is far off."""
+    noise = max(1.4826 * float(np.median(np.abs(rest))), LEAST_NOISE)
+    return np.asarray(np.square(np.clip(1 - np.square(rest / (TUKEY * noise)), 0, None)))
+
+
 def thin_plate(side: int) -> Floats:  # -> [side*side,side*side]
     """Quadratic form of the second differences of a square of nodes along both axes."""
     nodes = np.eye(side * side, dtype=np.float32).reshape(-1, side, side)
@@ -182,8 +188,7 @@ class Canonical:
         for _ in range(BENDS if len(values) >= 2 * count else 0):
             rest = sampled(picture, moved(points + found @ self.nodes.T / aspect, matrix)) - values
             rest -= np.median(rest)
-            noise = max(1.4826 * float(np.median(np.abs(rest))), LEAST_NOISE)
-            heavy = columns * np.square(np.clip(1 - np.square(rest / (TUKEY * noise)), 0, None))[:, None]
+            heavy = columns * tukey(rest)[:, None]
             system, right = heavy.T @ columns, (heavy.T @ rest).reshape(2, count)
             scale = float(np.trace(system)) / len(system)
             right += scale * STIFF * (found @ self.stiff)
@@ -203,8 +208,7 @@ class Canonical:
             if turn == 0:  # brightness first: else a darker frame has outliers alone
                 bias = float(np.median(seen - level.values))
             rest = seen - gain * level.values - bias
-            noise = max(1.4826 * float(np.median(np.abs(rest))), LEAST_NOISE)
-            weight = np.square(np.clip(1 - np.square(rest / (TUKEY * noise)), 0, None))
+            weight = tukey(rest)
             share = agreement(seen, level.values, weight)
             columns[:, :6] = gain * level.slopes
             heavy = columns * weight[:, None]

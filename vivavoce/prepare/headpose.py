@@ -28,7 +28,7 @@ from vivavoce.face.smooth import steady
 from vivavoce.face.track import Track
 from vivavoce.prepare import Folder
 from vivavoce.prepare.background import labels_of
-from vivavoce.prepare.body import Floats, pyramid, small
+from vivavoce.prepare.body import TUKEY, Floats, pyramid, small
 from vivavoce.prepare.parallel import each, spread
 
 Rows = NDArray[np.float64]
@@ -42,7 +42,6 @@ FEWEST = 600  # pixels of upper head; with fewer there is nothing to register
 STEPS = (4, 3)  # of Gauss-Newton at most: on the coarse level, on the fine one
 STILL = 5e-5  # rad, metres: a smaller step ends a level
 NOISE = 3 / 255  # of brightness, of a pixel that never changes
-TUKEY = 4.685  # standard deviations at which a pixel has no weight left
 ALIKE = 40.0  # pixels that err together, so that as many tell what one would
 PRIOR = (0.03, 0.03, 0.03, 0.01, 0.01, 0.03)  # rad, metres: how far the landmarks may be wrong (standard deviations)
 TURNED = 0.6  # rad from the canonical pose: beyond this the picture shows another side of the head
