@@ -102,9 +102,10 @@ def read(method: Any, config: Any, folders: list[Path], split: str) -> Source:
     return Corpus(people, split=split, size=size, speech=method.speech, window=window, space=method.space or "blendshapes")
 
 
-def speed(marks: list[float]) -> float:
-    """Steps a second, the first ones left out."""
-    return (len(marks) - 1 - WARM) / (marks[-1] - marks[WARM])
+def speed(marks: list[tuple[int, float]]) -> float:
+    """Steps a second, the first ones left out; marks are steps done and seconds."""
+    begun = next((m for m in marks if m[0] >= marks[0][0] + WARM), marks[0]) if marks else (0, 0.0)
+    return (marks[-1][0] - begun[0]) / (marks[-1][1] - begun[1]) if marks and marks[-1] != begun else float("nan")
 
 
 def main() -> None:
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--average", type=float, default=0)
     parser.add_argument("--held", type=Path, nargs="*", default=[], help="folders to look at now and then; none: what the others keep back")
     parser.add_argument("--check", type=int, default=-1, help="steps between looks at the held-out rows; 0: never")
+    parser.add_argument("--log-every", type=int, default=5)
     parser.add_argument("--save-every", type=float, default=60)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     o = parser.parse_args()
@@ -144,12 +146,12 @@ def main() -> None:
                 held = None
         print(f"{len(source)} rows in {len(source.spans)} pieces read in {time.perf_counter() - begun:.1f} s", flush=True)
         about = {"folder": str(o.folders[0].resolve()), "size": None, "split": "train", "speech": method.speech}
-        marks: list[float] = []
+        marks: list[tuple[int, float]] = []
 
         def note(step: int, steps: int, losses: dict[str, float]) -> None:
-            marks.append(time.perf_counter())
-            if step % max(1, steps // 40) == 0:
-                print(f"{marks[-1] - begun:7.1f} s  {step:6d}", {k: round(v, 4) for k, v in losses.items()}, flush=True)
+            marks.append((step, time.perf_counter()))
+            if len(marks) % max(1, steps // o.log_every // 40) == 0:
+                print(f"{marks[-1][1] - begun:7.1f} s  {step:6d}", {k: round(v, 4) for k, v in losses.items()}, flush=True)
 
         def teach(steps: int, folder: Path, how: How, held: Source | None) -> None:
             own = dataclasses.replace(config, steps=steps)
@@ -158,13 +160,13 @@ def main() -> None:
         steps = o.steps or int(config.steps)
         if o.seconds:
             with tempfile.TemporaryDirectory() as trial:
-                teach(TRIAL, Path(trial) / "run", How(log_every=1, check_every=0, save_every=1e9, precision=o.precision), None)
+                teach(TRIAL, Path(trial) / "run", How(log_every=5, check_every=0, save_every=1e9, precision=o.precision), None)
             steps = max(100, int(speed(marks) * (o.seconds - (time.perf_counter() - begun))))
             print(f"{speed(marks):.1f} steps a second in the trial: {steps} steps", flush=True)
             marks.clear()
-        how = How(log_every=1, check_every=o.check, save_every=o.save_every, precision=o.precision, average=o.average)
+        how = How(log_every=o.log_every, check_every=o.check, save_every=o.save_every, precision=o.precision, average=o.average)
         teach(steps, o.out, how, held)
-        if ranks.first() and len(marks) > WARM + 1:
+        if ranks.first():
             print(f"{ranks.count()} processes, {speed(marks):.2f} steps a second after the first {WARM}", flush=True)
 
 
