@@ -104,6 +104,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["rum", "me.png"], "did you mean run?"),
         (["prepair", "me.mp4"], "did you mean prepare?"),
+        (["Run", "me.png"], "did you mean run?"),
+        (["--verison"], "did you mean --version?"),
         (["run", "me.png", "--audoi", "a.wav"], "did you mean --audio?"),
         (["run", "me.png", "--audio", "a.wav", "--rendrer=face_warp"], "did you mean --renderer?"),
         (["prepare", "me.mp4", "--foldr", "x"], "did you mean --folder?"),
@@ -126,7 +128,10 @@ def test_the_nearest_right_word(words: list[str], meant: str, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["run"], "missing: SOURCE"),
+        (["run"], "missing: SOURCE (picture, video,"),
+        (["train"], "missing: METHOD (one of: vivavoce list)"),
+        (["train", "face_warp", "."], "face_warp: is not trained: it has nothing to learn; use it: vivavoce run"),
+        (["train", ".", "egs_talker"], ".: is a folder where METHOD is wanted; write: vivavoce train METHOD ."),
         (["prepare"], "missing: VIDEO"),
         (["train", "egs_talker"], "missing: FOLDER"),
         (["run", "me.png"], "give --audio FILE or --text WORDS"),
@@ -204,7 +209,7 @@ def test_too_little_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch, caps
         (["prepare", "a.mp4", "--size", "1.5"], "--size wants a whole number, not '1.5'; see"),
         (
             ["run", "a.png", "--eyes", "shut"],
-            "invalid choice 'shut' for argument '--eyes'. Expected one of ('source', 'fixed', 'blink').; see",
+            "--eyes cannot be shut; choose from: 'source', 'fixed', 'blink'; see",
         ),
         (["run", "a.png", "--audio"], "nothing is given for --audio; see"),
         (["run", "a.png", "b.png"], "too many words: b.png; see"),

@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         out.print(overview(), highlight=False)
         return 0 if words else 2
-    if words[0] == "--version":
+    if words[0] in ("--version", "-V", "version"):
         out.print(__version__, highlight=False)
         return 0
     logging.basicConfig(format="vivavoce: %(message)s", level=logging.WARNING)
@@ -93,7 +93,7 @@ def _failed(error: Exception) -> int:
 
 def _dispatch(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, 1)
+        near = difflib.get_close_matches(verb.lower(), [*VERBS, "--help", "--version"], 1)
         raise InputError(verb, "no such verb", f"did you mean {near[0]}?" if near else f"choose from: {', '.join(VERBS)}")
     kind, act = VERBS[verb]
     if verb == "train" and (method := help.wanted(words)):

@@ -39,12 +39,17 @@ def do(o: Train, rest: Sequence[str]) -> None:
     from vivavoce.data.faces import packed
     from vivavoce.run import pick_device
 
+    if Path(o.method).is_dir() and o.method not in registry.names():
+        raise InputError(o.method, "is a folder where METHOD is wanted", f"write: vivavoce train METHOD {o.method}")
     card = registry.find(o.method)
+    if card.cls.loss is Method.loss:
+        remedy = f"use it: vivavoce run SOURCE --audio FILE --renderer {o.method}"
+        raise InputError(o.method, "is not trained: it has nothing to learn", remedy)
     config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
     ranges.check(config, ranges.of_settings(card.config(), [registry.configure(o.method, preset) for preset in card.cls.presets]))
     if len(o.folder) + bool(o.data) != 1:
         wrong = "too many: wants one FOLDER, or --data NAME:PATH" if o.folder else "missing: FOLDER, or --data NAME:PATH"
-        raise InputError(f"vivavoce train {o.method}", wrong, "see: vivavoce train --help")
+        raise InputError(f"vivavoce train {o.method}", wrong, f"see: vivavoce train {o.method} --help")
     folders = _prepared(card, config, o.data) if o.data else person_folders(o.folder[0]) or list(filter(packed, o.folder))
     if not folders:
         raise InputError(o.folder[0], "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder[0]}")

@@ -62,6 +62,8 @@ PLAINER = (
     (r"^Missing value for argument '(\S+)'\..*", r"nothing is given for \1"),
     (r"^Unrecognized options: (.*)$", r"too many words: \1"),
     (r"^Missing from .*?:", "missing:"),
+    (r"^missing: ([A-Z]+) ((?!.*--).*?)( \(required\))?$", r"missing: \1 (\2)"),
+    (r"^invalid choice '(.*?)' for argument '(\S+?)'\. Expected one of \((.*?),?\)\.?$", r"\2 cannot be \1; choose from: \3"),
     (r" \(required\)", ""),
 )
 

@@ -59,6 +59,8 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Me
     """The trained method of a run folder and its config.json. Raises InputError when it is not a whole run."""
     folder = Path(folder)
     again = "train it again: vivavoce train"
+    if (folder / "transforms_train.json").is_file() and not (folder / "config.json").is_file():
+        raise InputError(folder, "is a person folder, not a run", f"give a run trained on it: {folder / 'runs'}/METHOD")
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise InputError(folder, "not a run folder (config.json and model.safetensors are needed)", again)
     try:
