@@ -113,6 +113,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["assets", "fetch", "face_landmarks"], "did you mean face_landmarker?"),
         (["list", "egs_taker"], "did you mean egs_talker?"),
         (["train", "egs_taker", "."], "did you mean egs_talker?"),
+        (["train", "EGS_Talker", "."], "did you mean egs_talker?"),
         (["train", "egs_talker", ".", "--presett", "cpu"], "did you mean --preset?"),
         (["train", "egs_talker", ".", "--step", "5"], "did you mean --steps?"),
         (["train", "egs_talker", ".", "--preset", "huge"], "choose from: tiny"),

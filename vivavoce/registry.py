@@ -75,7 +75,7 @@ def find(name: str) -> Card:
     """The method of that name. Raises InputError with the nearest name when there is none."""
     modules = _modules()
     if name not in modules:
-        near = difflib.get_close_matches(name, modules, 1)
+        near = difflib.get_close_matches(name.lower(), modules, 1)
         raise InputError(name, "no such method", f"did you mean {near[0]}?" if near else "see: vivavoce list")
     if name not in _cards:
         importlib.import_module(modules[name])
