@@ -92,5 +92,3 @@ class Log:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish(quiet=True)
-
-
