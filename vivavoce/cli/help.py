@@ -11,7 +11,7 @@ import tyro
 
 from vivavoce.cli.screen import grid, out
 from vivavoce.cli.train import Train
-from vivavoce.cli.words import parse
+from vivavoce.cli.words import option, parse
 
 
 def wanted(words: Sequence[str]) -> str:
@@ -53,7 +53,7 @@ def show(method: str, words: Sequence[str]) -> None:
         for field in dataclasses.fields(card.config):
             values = [str(getattr(one, field.name)) for one in (card.config(), *presets.values())]
             if len(set(values)) > 1:
-                table.add_row(f"--{field.name.replace('_', '-')}", *values)
+                table.add_row(option(field.name), *values)
         if table.rows:
             out.print("What --preset makes other:", highlight=False)
             out.print(table)

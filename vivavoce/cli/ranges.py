@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vivavoce.cli.words import option
 from vivavoce.types import InputError
 
 
@@ -61,7 +62,7 @@ def check(options: Any, ranges: Mapping[str, Range]) -> None:
                 continue
             if not allowed.least <= one <= allowed.most:  # nor NaN
                 cause = "is too small a number" if not one > allowed.most else "is too large a number"
-                raise InputError(f"--{name.replace('_', '-')} {_shown(one)}", cause, f"give {allowed}")
+                raise InputError(f"{option(name)} {_shown(one)}", cause, f"give {allowed}")
 
 
 def of_settings(plain: Any, presets: list[Any]) -> dict[str, Range]:
@@ -93,7 +94,7 @@ def _range(name: str, values: list[float]) -> Range:
 def _around(allowed: Range, values: list[float]) -> Range:
     """The range, wide enough for these values."""
     inside = [value for value in values if value != allowed.also]
-    return allowed._replace(least=min(allowed.least, *inside, allowed.least), most=max(allowed.most, *inside, allowed.most))
+    return allowed._replace(least=min([allowed.least, *inside]), most=max([allowed.most, *inside]))
 
 
 def _numbers(value: Any) -> list[float]:

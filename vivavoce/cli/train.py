@@ -13,7 +13,7 @@ from typing import Any
 from vivavoce.cli import ranges
 from vivavoce.cli.prepare import faces_of, shown
 from vivavoce.cli.screen import bar, out
-from vivavoce.cli.words import Data, Folders, Name, Place, parse
+from vivavoce.cli.words import Data, Folders, Name, Place, option, parse
 from vivavoce.how import How
 from vivavoce.method import Method
 from vivavoce.registry import Card
@@ -45,7 +45,8 @@ def do(o: Train, rest: Sequence[str]) -> None:
     if card.cls.loss is Method.loss:
         remedy = f"use it: vivavoce run SOURCE --audio FILE --renderer {o.method}"
         raise InputError(o.method, "is not trained: it has nothing to learn", remedy)
-    config = parse(card.config, rest, f"vivavoce train {o.method}", default=registry.configure(o.method, o.preset), beside=(Train,))
+    plain = registry.configure(o.method, o.preset)
+    config = parse(card.config, rest, f"vivavoce train {o.method}", default=plain, beside=(Train,))
     ranges.check(config, ranges.of_settings(card.config(), [registry.configure(o.method, preset) for preset in card.cls.presets]))
     if len(o.folder) + bool(o.data) != 1:
         wrong = "too many: wants one FOLDER, or --data NAME:PATH" if o.folder else "missing: FOLDER, or --data NAME:PATH"
@@ -54,7 +55,7 @@ def do(o: Train, rest: Sequence[str]) -> None:
     if not folders:
         raise InputError(o.folder[0], "no prepared person folder", f"run: vivavoce prepare VIDEO --folder {o.folder[0]}")
     home = folders[0] if o.data else o.folder[0]
-    method = built(card, config, registry.configure(o.method, o.preset))
+    method = built(card, config, plain)
     speech = o.speech or method.speech
     size = getattr(config, "size", None) or None
     run = o.out or home / "runs" / o.method
@@ -88,7 +89,7 @@ def built(card: Card, config: Any, plain: Any) -> Method:
         changed = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
         if not changed:
             raise
-        told = " ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in changed)
+        told = " ".join(f"{option(name)} {getattr(config, name)}" for name in changed)
         usual = ", ".join(f"{name} {getattr(plain, name)}" for name in changed)
         raise InputError(
             told, f"{card.name} cannot be built so ({error})", f"usual: {usual}; see: vivavoce train {card.name} --help"

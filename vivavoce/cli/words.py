@@ -78,15 +78,19 @@ def _cause(said: str, words: Sequence[str]) -> str:
     return f"{text}: write ./{dashed[0]} for the file of that name" if dashed else text
 
 
+def option(name: str) -> str:
+    """A field's name as one writes it on the command line."""
+    return "--" + name.replace("_", "-")
+
+
 def spelled(kinds: Sequence[Any], words: Sequence[str], prog: str) -> None:
     """Raises InputError for an option that none of `kinds` has, naming the nearest that one has."""
     known = {"--help"}
     for field in (f for kind in kinds for f in dataclasses.fields(kind)):
-        name = field.name.replace("_", "-")
-        known |= {f"--{name}"} | ({f"--no-{name}"} if isinstance(field.default, bool) else set())
+        known |= {option(field.name)} | ({option(f"no_{field.name}")} if isinstance(field.default, bool) else set())
     for word in words:
-        option = word.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option != "--" and option not in known:
-            near = difflib.get_close_matches(option, known, 1)
+        asked = word.partition("=")[0].replace("_", "-")
+        if asked.startswith("--") and asked != "--" and asked not in known:
+            near = difflib.get_close_matches(asked, known, 1)
             other = f"for the file of that name write ./{word}" if Path(word).exists() else f"see: {prog} --help"
-            raise InputError(f"{prog} {option}", "no such option", f"did you mean {near[0]}?" if near else other)
+            raise InputError(f"{prog} {asked}", "no such option", f"did you mean {near[0]}?" if near else other)
