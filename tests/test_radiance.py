@@ -185,6 +185,23 @@ def test_a_trained_eye_judges_the_patches_when_asked_to() -> None:
     assert seen == [(2, 3, 8, 8)] and values[1] > values[0]
 
 
+def test_planes_open_from_coarse_to_fine_and_stay_even() -> None:
+    method, person = begun("er_nerf", steps=10, first=1, opened=0.5, even=0.3)
+    clip, optimizers = person.clip([0, 5], method.needs | method.loss_needs), method.optimizers()
+    seen = []
+    for step in (0, 3, 6):
+        values = method.update(clip, step, optimizers)
+        moved = method.planes.planes[0].table.grad[method.planes.planes[0].layout.levels[-1].start :]
+        seen.append((float(method.open_levels), bool(moved.abs().max() > 1e-3 * values["even"])))
+    assert [opened for opened, _ in seen] == pytest.approx([1.0, 2.8, 4.0]) and values["even"] > 0
+    told, points = method.tell(clip[:1]), torch.rand(50, 3)
+    every = method.planes(points)
+    method.open_levels.fill_(2.5)
+    method.density(points, told, Rows(None, 1))
+    look = method.still(told).places.look(points, torch.float32)
+    assert not look[:, 3::4].any() and torch.equal(look[:, 2::4], every[:, 2::4] / 2) and torch.equal(look[:, ::4], every[:, ::4])
+
+
 @pytest.mark.parametrize("name", ["rad_nerf", "er_nerf"])
 def test_the_head_is_learned_and_the_mouth_follows_speech(name: str) -> None:
     method, person = begun(name, steps=140, rays=400, warm=60, lips_from=1.0, torso_from=1.0, dropout=0.0, rate=5e-3)

@@ -40,6 +40,9 @@ class Config(Recipe):
     base: int = 64  # cells of the coarsest level along a side
     finest: int = 512  # and of the finest
     log2_table: int = 14  # entries of a level, as a power of two
+    first: int = 0  # levels open at the start of a training, the rest follow from coarse to fine; 0: all
+    opened: float = 0.4  # share of the steps after which all are open
+    even: float = 0.0  # weight of the squared difference of neighbours in the planes
     code: int = 32  # of the speech
     hidden: int = 64  # of the networks
     individual: int = 4  # numbers that belong to one training frame alone
@@ -73,6 +76,8 @@ class ErNerf(Renderer):
     }
     window = (16, 8)
 
+    open_levels: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.speech = radiance.encoder(config.condition)
@@ -87,6 +92,7 @@ class ErNerf(Renderer):
         self.silence = Silence(c.code, self.window[0], c.shut)
         self.individual = Individual(frames, c.individual)
         self.planes = TriPlane(c.levels, c.features, c.base, c.finest, c.log2_table)
+        self.register_buffer("open_levels", torch.tensor(float(c.levels)))
         self.hears = Told(self.planes.width, 0, c.hidden, c.code)
         self.sees = Told(self.planes.width, 0, 16, 2)
         self.solid = Density(self.planes.width + c.code + 2, 0, c.hidden)
@@ -105,9 +111,14 @@ class ErNerf(Renderer):
         assert clip.speech is not None and clip.eyes is not None
         return Heard(self.silence(self.audio(clip.speech), clip), clip.eyes * 2 - 1, self.individual(clip, len(clip.speech)))
 
+    @property
+    def _open(self) -> float | None:
+        """None without a schedule: to ask a GPU for a number is to wait for it."""
+        return float(self.open_levels) if self.config.first else None
+
     def density(self, points: Tensor, told: Heard, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Density, features of the colour, and how much a point listens."""
-        here = self.planes(points)
+        here = self.planes(points, self._open)
         listens = self.hears(here, told.speech, rows)
         looks = torch.sigmoid(self.sees(here, told.eyes, rows))
         parts = [here, listens * rows.take(told.speech), looks * rows.take(told.eyes)]
@@ -127,7 +138,7 @@ class ErNerf(Renderer):
         )
         bias, second = torch.zeros_like(net.linear[0].weight[0]), net.linear[0].weight
         return folded(
-            self.planes.reads(), self.solid.last, self.shine, told.frame, first=(place,), bias=bias, second=second, gates=gates
+            self.planes.reads(self._open), self.solid.last, self.shine, told.frame, first=(place,), bias=bias, second=second, gates=gates
         )  # fmt: skip
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
@@ -139,11 +150,20 @@ class ErNerf(Renderer):
         return self.room.layers(self, self.tell(clip), clip, size)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
-        return self.room.losses(self, self.tell(clip), clip, self.config.steps, self.config.outside)
+        return self._losses(self.tell(clip), clip, self.config.steps)
+
+    def _losses(self, told: Heard, clip: Clip, step: int) -> dict[str, Tensor]:
+        values = self.room.losses(self, told, clip, step, self.config.outside)
+        return values | ({"even": self.config.even * self.planes.variation()} if self.config.even else {})
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [radiance.optimizer(self, [self.planes], self.config)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-        """One step, in the stage that the step belongs to."""
-        return radiance.advance(self.room, self, self.tell(clip), clip, step, optimizers[0], self.config.outside)
+        """One step, in the stage that the step belongs to, with as many levels of the planes as are open by then."""
+        c: Config = self.config
+        done, told = step / max(c.steps, 1), self.tell(clip)
+        if c.first:
+            self.open_levels.fill_(min(float(c.levels), c.first + (c.levels - c.first) * done / max(c.opened, 1e-6)))
+        self.room.refresh(self, told, step)
+        return radiance.descend(optimizers[0], self._losses(told, clip, step), done, c.decay)
