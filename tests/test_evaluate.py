@@ -23,7 +23,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from tests.folders import lineage_folder
-from vivavoce import registry
+from vivavoce import __version__, registry
 from vivavoce.cli import main
 from vivavoce.evaluate import Options, Result, blocks, evaluate, gathered, measure, write
 from vivavoce.evaluate.faces import Track
@@ -60,6 +60,7 @@ class Copy(Renderer):
     needs = frozenset({"background", "camera", "speech"})
     speech = "whisper"
     drawn: ClassVar[list[int]] = []
+    said: ClassVar[list[Tensor]] = []  # first score of each block
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -68,6 +69,10 @@ class Copy(Renderer):
     def render(self, identity: object, clip: Clip) -> Tensor:
         assert clip.background is not None and clip.index is not None
         Copy.drawn += clip.index.tolist()
+        if self.config.broken == -2:
+            raise ZeroDivisionError("of its own")
+        if clip.motion is not None:
+            Copy.said.append(clip.motion.expression[:, 0])
         made = (clip.background + self.config.shift + self.weight).clone()
         made[clip.index == self.config.broken] = torch.nan
         return made
@@ -88,7 +93,23 @@ class Dub(Renderer):
 
 
 class Hum(Generator):
-    """Makes motion."""
+    """Makes motion: the number of the row that it has come to."""
+
+    needs = frozenset({"speech"})
+    space = "blendshapes"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.space = "landmarks" if config.other else Hum.space
+
+    def start(self, source: Clip) -> int:
+        return 0
+
+    def generate(self, clip: Clip, state: int) -> tuple[Motion, int]:
+        assert clip.speech is not None
+        rows = len(clip.speech)
+        score = torch.arange(state, state + rows).float()[:, None].expand(-1, 52)
+        return Motion(torch.zeros(rows, 3), torch.zeros(rows, 3), torch.ones(rows, 1), score), state + rows
 
 
 class Found:
@@ -134,6 +155,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setitem(registry._cards, name, registry.Card(name, cls, family, "", "", "", ""))
     monkeypatch.setattr(Judges, "summon", judges)
     Copy.drawn.clear()
+    Copy.said.clear()
     return tmp_path
 
 
@@ -237,10 +259,52 @@ def test_figures_are_not_compared_across_protocols(place: Path) -> None:
 
 def test_several_people_have_blocks_of_their_own(place: Path) -> None:
     lineage_folder(place / "bob", 40, 11, train=TRAIN)
-    run = trained(place, "a")
-    results = evaluate([run], [place / "ann", place / "bob"])
+    people = [place / "ann", place / "bob"]
+    runs = [trained(place, "copy_ann"), trained(place, "copy_bob", folder="/moved/bob"), trained(place, "dub", "dub")]
+    results = evaluate(runs, people)
+    assert [(r.label, r.person) for r in results] == [("copy_ann", "ann"), ("dub", "ann"), ("copy_bob", "bob"), ("dub", "bob")]
     assert [b.person for b in blocks(results)] == ["ann"] * 3 + ["bob"] * 3
-    assert "no aud.wav" in results[1].notes["silence"]
+    assert "no aud.wav" in results[2].notes["silence"]
+    names = [p.name for p in write(results, place / "out", pictures=True)]
+    assert names[-2:] == ["eval-ann.jpg", "eval-bob.jpg"]
+    assert read_image(place / "out" / "eval-bob.jpg").shape[0] == 3 * 40  # the truth and two methods
+    table = (place / "out" / "eval.md").read_text().split("\n\n")[1].splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in table[2:]] == ["ground truth", "copy, small, 100 steps", "dub, small, 100 steps"]
+    assert "<h2>All</h2>" in (place / "out" / "eval.html").read_text()
+    (stranger,) = evaluate([runs[0]], [place / "bob"])
+    assert any("copy_ann: has learnt ann, and is judged on bob" in n for n in notes([stranger]))
+
+
+def test_one_that_breaks_loses_nobody_else(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad, begun = trained(place, "good"), trained(place, "bad", config={"broken": 12}), _begun(place)
+    crash = trained(place, "crash", config={"broken": -2})
+    monkeypatch.chdir(place)
+    assert main(["eval", *map(str, (bad, begun, good, crash, "lip_expert", place / "ann")), "--data", "ann", "--out", "o"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "bad on ann: .*frame 12 holds",
+        "a: no weights yet",
+        "crash on ann: it broke .ZeroDivisionError: of its own",
+        "lip_expert: it judges lips",
+    ):
+        assert re.search(f"not in the table: .*{line}", shown), line
+    assert (place / "o" / "eval.md").read_text().count("not in the table: ") == 5
+    assert [r["method"] for r in csv.DictReader((place / "o" / "eval.csv").open())] == ["ground truth", "good"] * 3
+    assert main(["eval", str(bad), str(begun)]) == 2  # nobody is left
+
+
+def test_a_generator_drives_a_renderer_and_is_heard(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Copy, "needs", frozenset({"background", "camera", "motion"}))
+    monkeypatch.setattr(Copy, "space", "blendshapes")
+    monkeypatch.setattr(Hum, "shipped", lambda seed: Hum(Config()), raising=False)
+    np.save(place / "ann" / "blendshapes.npy", np.full((COUNT, 52), 0.7, np.float32))
+    run = trained(place, "copy_ann")
+    told, driven = evaluate([run, f"{run}+hum"], out=place / "out")
+    assert told.told and not driven.told and driven.title == "copy+hum, small, 100 steps" and driven.driver == "hum"
+    assert driven.weights == f"{told.weights}+vivavoce {__version__}" and "motion" not in driven.reads and "speech" in driven.reads
+    assert torch.allclose(Copy.said[0], torch.tensor(0.7)) and [float(s[0]) for s in Copy.said[-HELD // 2 :]] == [0, 2, 4]  # in one breath
+    assert evaluate([f"{run}+hum"], out=place / "out") == [driven]
+    assert any("copy+hum: the face is moved by what the generator" in n for n in notes([driven]))
 
 
 def test_tables_are_merged_without_drawing(place: Path) -> None:
@@ -255,6 +319,10 @@ def test_tables_are_merged_without_drawing(place: Path) -> None:
     for name in ("eval.csv", "eval.md", "eval.html"):
         assert (place / "again" / name).read_text() == (place / "here" / name).read_text()
     assert not Copy.drawn
+    more = trained(place, "c", config={"shift": 0.1})
+    assert main(["eval", str(more), "--merge", str(place / "there"), "--out", str(place / "more"), "--pictures"]) == 0
+    assert [r["method"] for r in csv.DictReader((place / "more" / "eval.csv").open())] == ["ground truth", "a", "b", "c"] * 3
+    assert read_image(place / "more" / "eval.png").shape[0] == 4 * SIZE and len(Copy.drawn) == HELD
     newer = json.loads((place / "there" / "machine0" / "eval.json").read_text()) | {"date": "2999-01-01"}
     (place / "there" / "newer").mkdir()
     (place / "there" / "newer" / "eval.json").write_text(json.dumps(newer))
@@ -303,11 +371,41 @@ def _empty(place: Path) -> tuple[list[Any], list[Any], Options]:
     return [trained(place, "a")], [], Options()
 
 
+def _begun(place: Path) -> Path:
+    run = trained(place, "a")
+    (run / "model.safetensors").unlink()
+    return run
+
+
 WRONG: dict[str, tuple[Wrong, str]] = {
     "no run": (lambda p: ([], [], Options()), "no run is given; give run folders"),
     "no such run": (lambda p: ([p / "nothing"], [], Options()), "no such run folder; train it"),
-    "no run folder": (lambda p: ([p / "ann"], [], Options()), "not a run folder"),
-    "a generator": (lambda p: ([trained(p, "a", "hum")], [], Options()), "a run of hum: it makes motion and draws no frames"),
+    "no run folder": (lambda p: ([p], [], Options()), "not a run folder"),
+    "a person": (lambda p: ([p / "ann"], [], Options()), "is a person folder where a run is wanted; train one: .* eval face_warp"),
+    "a person with runs": (
+        lambda p: ([trained(p, "ann/runs/a").parents[1]], [], Options()),
+        "a run of this person: .*eval .*ann/runs/a; or",
+    ),
+    "training still": (lambda p: ([_begun(p)], [], Options()), "no weights yet"),
+    "an expert": (lambda p: (["lip_expert"], [p / "ann"], Options()), "draws no frames; let it judge the others: --expert RUN"),
+    "two renderers": (lambda p: (["face_warp+face_warp"], [p / "ann"], Options()), "not a renderer and the generator that drives it"),
+    "two spaces": (
+        lambda p: ([f"face_warp+{trained(p, 'a', 'hum', config={'other': 1})}"], [], Options()),
+        "spaces differ: hum makes 'landmarks', face_warp reads 'blendshapes'",
+    ),
+    "not driven": (lambda p: ([f"{trained(p, 'a')}+speech_motion"], [], Options()), "nothing drives copy: it hears"),
+    "another's": (
+        lambda p: ([trained(p, "a", folder=str(p / "else"))], [p / "ann", p / "ann/ori_imgs"], Options()),
+        "it has learnt .*else, which is none of the people given; add --data",
+    ),
+    "a generator": (
+        lambda p: (
+            [trained(p, "a", "hum", config={"other": 1})],
+            [],
+            Options(),
+        ),
+        "it makes motion and draws no frames; give it with a renderer that reads 'landmarks'",
+    ),
     "untrained": (lambda p: (["egs_talker"], [p / "ann"], Options()), "has to be trained first"),
     "as it comes, on nobody": (lambda p: (["face_warp"], [], Options()), "was not trained on anybody; say on whom"),
     "folder gone": (_gone, "the folder that it was trained on is not there .*--data FOLDER"),
@@ -336,11 +434,15 @@ def test_a_method_that_needs_no_training_is_named_as_it_is(place: Path, monkeypa
     assert evaluate(["copy"], [place / "ann"], out=place / "out") == [result] and not Copy.drawn
 
 
-def test_runs_of_one_name_keep_apart(place: Path) -> None:
+def test_runs_of_one_name_keep_apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [trained(place, "x/egs"), trained(place, "y/egs", weight=0.1), place / "x/egs"]
     lineage_folder(place / "other" / "ann", SIZE, 11, train=TRAIN)
+    monkeypatch.setattr(Copy, "source_needs", frozenset({"frames"}))  # a portrait method draws everybody
     results = evaluate(runs, [place / "ann", place / "other" / "ann"], out=place / "out")
-    assert [(r.label, r.person) for r in results] == [(a, b) for a in ("egs", "y-egs") for b in ("ann", "other-ann")]
+    assert [(r.label, r.person) for r in results] == [(a, b) for b in ("ann", "other-ann") for a in ("egs", "y-egs")]
+    apart = evaluate([runs[1]], [place / "ann"])
+    Copy.drawn.clear()
+    assert evaluate(runs[:2], [place / "ann"])[1] == replace(apart[0], label="y-egs") and not Copy.drawn[HELD:]  # found by another name
 
 
 def test_a_place_that_cannot_be_written_is_told(place: Path) -> None:

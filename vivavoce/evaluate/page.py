@@ -13,8 +13,8 @@ from PIL import Image
 
 from vivavoce.evaluate.block import Block, Row
 from vivavoce.evaluate.columns import VERSIONS, Column, shown
-from vivavoce.evaluate.pictures import FILM, FRAMES, fitted
-from vivavoce.evaluate.result import Result
+from vivavoce.evaluate.pictures import FILM, fitted
+from vivavoce.evaluate.result import FRAMES, Result
 from vivavoce.media import read_image
 
 STRIP = 480  # px, height of a strip of three rows
@@ -32,17 +32,29 @@ nav a{margin-right:1em}dl{columns:2;font-size:.9em}dt{font-weight:600}dd{margin:
 """
 
 
-def page(blocks: Sequence[Block], results: Sequence[Result], notes: Sequence[str]) -> str:
+Overview = tuple[str, list[str], list[list[str]]]  # what it says, heads, rows
+
+
+def page(blocks: Sequence[Block], results: Sequence[Result], notes: Sequence[str], overview: Overview | None = None) -> str:
     """The whole page; pictures and films of results that have them beside their eval.json."""
     parts = ["<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"]
     parts += [f"<title>vivavoce eval</title><style>{STYLE}</style><h1>Figures on held-out frames</h1>"]
     parts += ["<p class=facts>Rows of one table compare; rows of two do not.</p>"]
+    if overview is not None:
+        parts.append(_overview(*overview))
     parts += [_table(block) for block in blocks]
     parts += ["<h2>Notes</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
     parts += [_pictures(result) for result in results]
     columns = {c.key: c for block in blocks for c in block.columns()}
     parts += ["<h2>Columns</h2><dl>", *(f"<dt>{escape(c.title)}</dt><dd>{escape(c.what)}</dd>" for c in columns.values()), "</dl></html>"]
     return "\n".join(parts) + "\n"
+
+
+def _overview(said: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr{' class=truth' if not k else ''}>{line}</tr>" for k, line in enumerate(lines))
+    return f"<h2>All</h2><p class=facts>{escape(said)}</p><div class=wide><table><tr>{top}</tr>{body}</table></div>"
 
 
 def _table(block: Block) -> str:

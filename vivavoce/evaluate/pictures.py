@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vivavoce.evaluate.result import Result
+from vivavoce.evaluate.result import FRAMES, Result
+from vivavoce.evaluate.subject import Protocol
 from vivavoce.media import Writer, pixels, read_image, write_image
 from vivavoce.types import FPS, HOP
 
 Picture = NDArray[np.uint8]
 
-FRAMES, FILM = "frames.webp", "film.mp4"
+FILM = "film.mp4"
 SHOWN = 4  # frames, the same for all methods on one person
 TILE = 512  # px, longest side of a frame in frames.webp at most
 SECONDS, HEIGHT = 8, 256  # of the film: its length, and px at most
-LABEL, SMALL = 200, 256  # px of the sheet: the column of names, a frame's height at most
+LABEL, LARGE, SMALL = 200, 256, 208  # px of a sheet: the column of names, a frame's height at most, and that where rows are many
+MANY = 8  # rows under each other; more stand in two columns, each with the ground truth on top
 
 
 def shown(rows: int) -> list[int]:
@@ -71,34 +73,44 @@ class Album:
             write_image(self.folder / FRAMES, np.concatenate(self.columns, 1))
 
 
-def sheet(results: Sequence[Result], path: Path) -> bool:
-    """All methods on one picture: the same frames side by side, a row a method, the ground truth first; a block a person.
+def sheets(results: Sequence[Result], folder: Path) -> list[Path]:
+    """A sheet for each person and protocol: the same frames of all methods side by side, a row a method, the ground truth first.
 
-    Returns False, and writes nothing, where no result has its frames beside it.
+    Gives the files written: eval.png of a single small one, else eval-PERSON.jpg each; nothing where no result has its frames beside it.
     """
-    rows: list[tuple[str, Picture]] = []
-    people: list[tuple[str, object]] = []
+    groups: dict[tuple[str, Protocol], list[tuple[str, Picture]]] = {}
     for result in results:
         file = result.place / FRAMES
         if not file.is_file():
             continue
         truth, made, _ = np.array_split(read_image(file), 3)
-        group = (result.person, result.protocol)
-        if group not in people:
-            people.append(group)
-            rows.append((f"ground truth\n{result.person}", truth))
-        rows.append((f"{result.title}\n{result.person}".replace(", ", "\n"), made))
-    if not rows:
-        return False
-    height = min(SMALL, max(p.shape[0] for _, p in rows))
-    images = [Image.fromarray(_of_height(p, height)) for _, p in rows]
-    page = Image.new("RGB", (LABEL + max(i.width for i in images), height * len(images)), "white")
+        rows = groups.setdefault((result.person, result.protocol), [(f"ground truth\n{result.person}", truth)])
+        rows.append((result.title.replace(", ", "\n").replace("+", "\n+ "), made))
+    people = [person for person, _ in groups]
+    out = []
+    for (person, protocol), rows in groups.items():
+        size = f"-{protocol.count}-{protocol.width}x{protocol.height}" if people.count(person) > 1 else ""
+        out.append(folder / ("eval.png" if len(groups) == 1 and len(rows) <= MANY else f"eval-{person}{size}.jpg"))
+        write_image(out[-1], _sheet(rows))
+    return out
+
+
+def _sheet(rows: Sequence[tuple[str, Picture]]) -> Picture:
+    """Named rows of frames, the first of which is the truth."""
+    truth, methods = rows[0], rows[1:]
+    halves = 2 if len(rows) > MANY else 1
+    length = -(-len(methods) // halves)
+    columns = [[truth, *methods[k * length : (k + 1) * length]] for k in range(halves)]
+    height = min(SMALL if halves > 1 else LARGE, max(picture.shape[0] for _, picture in rows))
+    images = {id(picture): Image.fromarray(_of_height(picture, height)) for _, picture in rows}
+    wide = LABEL + max(image.width for image in images.values())
+    page = Image.new("RGB", (wide * halves, height * (length + 1)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(16)
-    for k, ((name, _), image) in enumerate(zip(rows, images, strict=True)):
-        pen.multiline_text((8, k * height + 8), name, fill="black", font=font, spacing=6)
-        page.paste(image, (LABEL, k * height))
-    write_image(path, np.asarray(page))
-    return True
+    for across, column in enumerate(columns):
+        for down, (name, picture) in enumerate(column):
+            pen.multiline_text((across * wide + 8, down * height + 8), name, fill="black", font=font, spacing=6)
+            page.paste(images[id(picture)], (across * wide + LABEL, down * height))
+    return np.asarray(page)
 
 
 def _of_height(image: Picture, height: int) -> Picture:

@@ -15,7 +15,7 @@ from vivavoce.evaluate.subject import Protocol
 from vivavoce.files import whole
 from vivavoce.types import InputError
 
-FILE = "eval.json"
+FILE, FRAMES = "eval.json", "frames.webp"
 FORMAT = 1
 Figures = dict[str, float | None]
 
@@ -44,17 +44,20 @@ class Result:
     date: str
     prepared: str  # hash of the person folder
     asked: dict[str, str]  # networks that were chosen: identity, fid, fvd
+    driver: str = ""  # the generator whose motion it draws
+    learnt: str = ""  # name of the person it has learnt, where it is judged on another
     place: Path = field(default=Path(), compare=False)
 
     @property
-    def key(self) -> str:
-        """Name of its folder."""
-        return f"{self.label}-{self.person}-{self.protocol.split}-{self.protocol.count}-{self.protocol.width}x{self.protocol.height}"
+    def name(self) -> str:
+        """The label, less the person's name at its end: rows of a person's table need not say whose they are."""
+        parts = (part.removesuffix(f"_{self.person}").removesuffix(f"-{self.person}") for part in self.label.split("+"))
+        return "+".join(parts) or self.label
 
     @property
     def title(self) -> str:
         """As the tables call it."""
-        name = self.label if self.method in self.label else f"{self.label} ({self.method})"
+        name = self.name if self.method in self.label else f"{self.name} ({self.method})"
         steps = self.costs.get("steps")
         words = [w for w in (self.preset, f"{steps:.0f} steps" if steps else "") if w]
         return ", ".join([name, *words])
@@ -101,7 +104,7 @@ def gathered(places: Sequence[str | Path]) -> list[Result]:
     """
     if not places:
         raise InputError("vivavoce eval --merge", "nothing is given", "give eval.json files, or folders that hold them")
-    found: dict[tuple[Any, ...], Result] = {}
+    found = []
     for place in map(Path, places):
         files = [place] if place.is_file() else sorted(place.rglob(FILE))
         files = [f for f in files if not f.parent.name.endswith((".part", ".old"))]
@@ -110,8 +113,19 @@ def gathered(places: Sequence[str | Path]) -> list[Result]:
         for file in files:
             if file.name != FILE:
                 raise InputError(file, "not an eval.json", "give eval.json files, or folders that hold them")
-            result = load(file.parent)
-            key = (result.label, result.person, result.protocol, result.weights)
-            if key not in found or found[key].date < result.date:
-                found[key] = result
-    return list(found.values())
+            found.append(load(file.parent))
+    return newest(found)
+
+
+def newest(results: Sequence[Result]) -> list[Result]:
+    """Of one run, person, protocol and weights the newest; the first of those of one day that has its pictures beside it."""
+    kept: dict[tuple[Any, ...], Result] = {}
+    for result in results:
+        key = (result.label, result.person, result.protocol, result.weights)
+        if key not in kept or (kept[key].date, _seen(kept[key])) < (result.date, _seen(result)):
+            kept[key] = result
+    return list(kept.values())
+
+
+def _seen(result: Result) -> bool:
+    return (result.place / FRAMES).is_file()
