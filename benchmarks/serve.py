@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--renderer", default="face_warp", help="a method that works with a portrait, or the folder of a trained run")
     parser.add_argument("--random", action="store_true")
     parser.add_argument("--stream", type=float, default=0, metavar="MINUTES")
+    parser.add_argument("--strip", type=Path, help="with --stream: a picture file of nine moments, to be looked at")
     options = parser.parse_args()
     device = run.pick_device(options.device)
     if not options.random and not Path(options.renderer).is_dir() and options.portrait is None:
@@ -217,7 +218,7 @@ def main() -> None:
     voice = np.concatenate([audio(path).numpy() for path in heard] if heard else [noise])
     voice = (voice[: len(voice) // HOP * HOP] * 32767).astype("<i2")
     if options.stream and options.portrait is not None:
-        return stream.stream(options.portrait, voice, options.stream, device, options.renderer)
+        return stream.stream(options.portrait, voice, options.stream, device, options.renderer, options.strip)
     samples = np.resize(voice, int(options.seconds * RATE) // HOP * HOP)
     if options.random:
         grey = io.BytesIO()

@@ -1,13 +1,17 @@
 """Minutes of one live session, through the server's own socket: `python benchmarks/serve.py PORTRAIT --stream 10` runs it.
 
 time: every picture says at which sample it begins; the farthest that one lies from its place in the order (0 when none is lost or
-doubled), and how far the pictures' end lies from the sound's. By what is seen: by how much the lips follow the loudness (the top of
-the correlation), in the first minute and in the last; and, where the stream is long enough for the sound to be repeated, so that both
-minutes say the same, by how much the lips of the last come after those of the first.
-memory: resident, at the end of each minute of sound; server and client are one process here.
-identity and sharpness: of a picture each second, in the first minute against the last: cosine of SFace's embeddings with the portrait's
-(where its weights are), distance of 48 landmarks (no lips) from the portrait's after a similarity, in eye distances; CPBD and the
-variance of the Laplacian.
+doubled), and how far the pictures' end lies from the sound's. By what is seen, in the first half minute and in the last: by how much the
+lips follow the loudness (the top of the correlation); and, where the stream is long enough for the sound to be repeated, so that both
+stretches say the same, by how much the lips of the last come after those of the first.
+memory, speed: at the end of each minute of sound what is resident, and what that minute took: pictures a second, and processor time a
+picture of all threads; server and client are one process here.
+identity and sharpness: of a picture every 4 s over the whole length, by minute: cosine of SFace's embeddings with the portrait's (where
+its weights are), distance of 48 landmarks (no lips) from the portrait's after a similarity, in eye distances; CPBD and the variance of
+the Laplacian. Drift is the slope of a line through all of them, times the length, with its standard error.
+--strip FILE: nine of these pictures, the first to the last, to be looked at.
+
+Only these pictures are judged: finding a face takes half as long as making the picture, and all 15,000 would take as long again.
 """
 
 from __future__ import annotations
@@ -39,6 +43,10 @@ from vivavoce.types import FPS, HOP, RATE, InputError
 PIECES = (320, 641)  # samples of a piece: 20 to 40 ms
 MOST = 12  # frames by which lips may be early or late
 MINUTE = 60 * FPS
+LIPS = 30 * FPS  # pictures at either end whose lips are followed
+APART = 4 * FPS  # pictures from one that is judged to the next
+SHOWN = 9  # pictures of a strip
+AHEAD = 5 * FPS  # pictures by which the sound sent may be ahead of what has come
 
 
 @contextmanager
@@ -66,21 +74,26 @@ def resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def stream(portrait: Path, voice: np.ndarray, minutes: float, device: str, renderer: str) -> None:
+def stream(portrait: Path, voice: np.ndarray, minutes: float, device: str, renderer: str, strip: Path | None = None) -> None:
     """voice: int16 [n], repeated as often as needed."""
     total = round(minutes * 60 * FPS)
-    window, period = min(MINUTE, total // 2), len(voice) // HOP
-    again = (total - window) // period * period  # the last time that the first minute's sound begins
+    window, period = min(LIPS, total // 2), len(voice) // HOP
+    again = (total - window) // period * period  # the last time that the first stretch's sound begins
     start = again if again >= window else total - window
-    first, last = range(window), range(start, start + window)
+    first, last, spread = range(window), range(start, start + window), range(0, total, APART)
     with tempfile.TemporaryDirectory(prefix="vivavoce-stream-") as name:
         folder = Path(name)
         with (folder / "kept").open("w+b") as kept:
-            places = spoken(portrait, voice, total, device, renderer, folder, {*first, *last}, kept)
-            lips = [looked(title, portrait, kept, places, part, voice) for title, part in (("first", first), ("last", last))]
+            places = spoken(portrait, voice, total, device, renderer, folder, {*first, *last, *spread}, kept)
+            if strip is not None:
+                chosen = [spread[round(k)] for k in np.linspace(0, len(spread) - 1, SHOWN)]
+                Image.fromarray(np.concatenate([picture(kept, places[n]) for n in chosen], 1)).save(strip)
+                print(f"{strip}: at " + ", ".join(f"{n / FPS:.0f}" for n in chosen) + " s")
+            lips = [followed(title, kept, places, part, voice) for title, part in (("first", first), ("last", last))]
             if start == again:
                 late, agree = lag(lips[1], lips[0])
                 print(f"lips of the last {late:+.1f} ms after those of the first, who say the same (correlation {agree:.2f})")
+            judged(portrait, kept, places, spread)
 
 
 def spoken(
@@ -90,7 +103,7 @@ def spoken(
     from websockets.sync.client import connect
 
     places: dict[int, tuple[int, int]] = {}
-    count, apart, begun = 0, 0, 0.0
+    count, apart = 0, 0
     with (
         serving(device, folder) as port,
         connect(f"ws://127.0.0.1:{port}/api/live", compression=None, max_size=None, ping_interval=None) as line,
@@ -100,8 +113,9 @@ def spoken(
         ready = json.loads(line.recv())
         if "error" in ready:
             raise SystemExit(str(ready["error"]))
-        begun = time.perf_counter()
-        sending = threading.Thread(target=send, args=(line, voice, total), daemon=True)
+        begun = (0, time.perf_counter(), time.process_time())
+        room = threading.Semaphore(AHEAD)
+        sending = threading.Thread(target=send, args=(line, voice, total, room), daemon=True)
         sending.start()
         while isinstance(message := line.recv(), bytes):
             sample = int.from_bytes(message[:8], "little")
@@ -110,9 +124,13 @@ def spoken(
                 places[count] = kept.tell(), len(message) - 8
                 kept.write(message[8:])
             count += 1
+            room.release()
             if count % MINUTE == 0 or count == total:
-                pace = count / (time.perf_counter() - begun)
-                print(f"{count / MINUTE:5.2f} min: {resident():7.1f} MiB resident, {pace:.1f} pictures a second", flush=True)
+                now = (count, time.perf_counter(), time.process_time())
+                made, wall, spent = (b - a for a, b in zip(begun, now, strict=True))
+                begun = now
+                pace = f"{made / wall:.1f} pictures a second, {1000 * spent / made:.1f} ms of processor time a picture"
+                print(f"{count / MINUTE:5.2f} min: {resident():7.1f} MiB resident, {pace}", flush=True)
         sending.join()
         assert json.loads(message) == {"frames": count}, message
     print(
@@ -122,11 +140,14 @@ def spoken(
     return places
 
 
-def send(line: Any, voice: np.ndarray, total: int) -> None:
-    """All the sound, in pieces."""
+def send(line: Any, voice: np.ndarray, total: int, room: threading.Semaphore) -> None:
+    """All the sound, in pieces; a piece (no longer than a picture) has to wait when it is too far ahead of the pictures. The client of
+    `websockets` takes nothing in while a sending of its waits: server and client would wait for each other once 6 MB are on their way."""
     cut, at, end = np.random.default_rng(0), 0, total * HOP
     while at < end:
         piece = min(int(cut.integers(*PIECES)), end - at)
+        if (at + piece) // HOP > at // HOP:
+            room.acquire()
         line.send(voice[np.arange(at, at + piece) % len(voice)].tobytes())
         at += piece
     line.send("end")
@@ -137,31 +158,40 @@ def picture(kept: BinaryIO, place: tuple[int, int]) -> np.ndarray:  # -> uint8 [
     return np.asarray(Image.open(io.BytesIO(kept.read(place[1]))).convert("RGB"))
 
 
-def looked(title: str, portrait: Path, kept: BinaryIO, places: dict[int, tuple[int, int]], part: range, voice: np.ndarray) -> np.ndarray:
-    """Prints what is seen in a part of the pictures; gives how far the lips are apart [T]."""
-    finder = Landmarker(most=1)
-    own, model, face = read_image(portrait), None, None
-    gaps, some = [], []
+def followed(title: str, kept: BinaryIO, places: dict[int, tuple[int, int]], part: range, voice: np.ndarray) -> np.ndarray:
+    """Prints when the lips of a stretch move; gives how far they are apart [T]."""
+    finder, face, gaps = Landmarker(most=1), None, []
     for number in part:
-        image = picture(kept, places[number])
-        if model is None:  # as the server reduces it
-            own = np.asarray(Image.fromarray(own).resize(image.shape[1::-1], Image.Resampling.LANCZOS))
-            model = finder(own)[0]
-        face = finder.follow(image, face)
+        face = finder.follow(picture(kept, places[number]), face)
         gaps.append(face.mouth_open if face is not None else 0.0)
-        if (number - part[0]) % FPS == 0 and face is not None:
-            some.append((image, face))
-    assert model is not None
     rows = voice[np.arange(part[0] * HOP, (part[-1] + 1) * HOP) % len(voice)].reshape(-1, HOP).astype(float)
     shift, agree = lag(np.array(gaps), np.log10(np.sqrt((rows**2).mean(1)) + 30))
-    far = float(np.mean([distance(f.landmarks68[:48], model.landmarks68[:48]) for _, f in some]))
-    sharp = float(cpbd(torch.stack([tensor(i) for i, _ in some])).mean())
-    edges = float(np.mean([ndimage.laplace(i.astype(float).mean(2)).var() for i, _ in some]))
-    print(
-        f"{title} {len(part) / FPS:.0f} s: lips {shift:+.0f} ms after the loudness (correlation {agree:.2f}); identity: SFace"
-        f" {alike(own, model, some)}, landmarks {far:.4f} eye distances off; sharpness: CPBD {sharp:.4f}, Laplacian {edges:.1f}"
-    )
+    print(f"{title} {len(part) / FPS:.0f} s: lips {shift:+.0f} ms after the loudness (correlation {agree:.2f})", flush=True)
     return np.array(gaps)
+
+
+def judged(portrait: Path, kept: BinaryIO, places: dict[int, tuple[int, int]], spread: range) -> None:
+    """Prints identity and sharpness by minute, and their drift."""
+    images = {number: picture(kept, places[number]) for number in spread}
+    height, width = images[0].shape[:2]
+    own = np.asarray(Image.fromarray(read_image(portrait)).resize((width, height), Image.Resampling.LANCZOS))  # as the server reduces it
+    finder = Landmarker(most=1)
+    model = finder(own)[0]
+    found = [(number, image, faces[0]) for number, image in images.items() if (faces := finder(image))]
+    values = {
+        "landmarks": np.array([distance(f.landmarks68[:48], model.landmarks68[:48]) for _, _, f in found]),
+        "CPBD": np.concatenate([cpbd(tensor(i)[None]).double().numpy() for _, i, _ in found]),
+        "Laplacian": np.array([ndimage.laplace(i.astype(float).mean(2)).var() for _, i, _ in found]),
+    } | alike(own, model, [(i, f) for _, i, f in found])
+    when = np.array([number for number, _, _ in found]) / MINUTE
+    print(f"{len(found)} faces in {len(images)} pictures")
+    for minute in range(int(when[-1]) + 1):
+        rows = when.astype(int) == minute
+        print(f"minute {minute + 1:2}: " + ", ".join(f"{name} {value[rows].mean():.4f}" for name, value in values.items() if rows.any()))
+    for name, value in values.items():
+        (slope, _), error = np.polyfit(when, value, 1, cov=True)
+        length = len(spread) * APART / MINUTE
+        print(f"{name}: mean {value.mean():.4f}, drift {length * slope:+.4f} +- {length * np.sqrt(error[0, 0]):.4f} over {length:.1f} min")
 
 
 def lag(gaps: np.ndarray, loud: np.ndarray) -> tuple[float, float]:  # [T], [T] -> ms, correlation
@@ -180,15 +210,16 @@ def distance(points: np.ndarray, model: np.ndarray) -> float:  # [n,2] px twice
     return float(np.abs(a * (a.conj() @ b / (a.conj() @ a)) - b).mean() / np.abs(b[36] - b[45]))
 
 
-def alike(own: np.ndarray, model: Any, some: list[tuple[np.ndarray, Any]]) -> str:
-    """Mean cosine with the portrait."""
+def alike(own: np.ndarray, model: Any, some: list[tuple[np.ndarray, Any]]) -> dict[str, np.ndarray]:
+    """Cosines with the portrait, where the network is to be had."""
     try:
         identity = csim.Identity("sface")
     except InputError as error:
-        return f"not to be had ({error.cause})"
+        print(f"SFace is not to be had ({error.cause})")
+        return {}
     every = [(own, model), *some]
     rows = torch.cat([identity(tensor(i)[None], torch.from_numpy(f.landmarks68.astype(np.float32))[None]) for i, f in every])
-    return f"{float(csim.csim(rows[1:], rows[:1].expand(len(some), -1)).mean()):.4f}"
+    return {"SFace": csim.csim(rows[1:], rows[:1].expand(len(some), -1)).double().numpy()}
 
 
 def tensor(image: np.ndarray) -> torch.Tensor:  # uint8 [H,W,3] -> [3,H,W] in 0..1

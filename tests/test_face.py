@@ -181,6 +181,20 @@ def test_crops_beyond_the_picture_and_masks() -> None:
     assert float(hard[0, :, 150, 200].max()) == 0
 
 
+@pytest.mark.parametrize("corner", [(40, 30), (-25, 260), (370, -12)])  # inside, and over the picture's edge
+def test_whole_pixels_come_back_bit_for_bit(corner: tuple[int, int]) -> None:
+    picture, drawn = torch.rand(2, 3, 300, 400), torch.rand(2, 3, 64, 48)
+    shift = torch.tensor([[1.0, 0.0, -corner[0]], [0.0, 1.0, -corner[1]]]).expand(2, 2, 3)
+    where = cropping.Crop(shift, (64, 48))
+    wanted, (x, y) = picture.clone(), corner
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + 48, 400), min(y + 64, 300)
+    wanted[..., y0:y1, x0:x1] = drawn[..., y0 - y : y1 - y, x0 - x : x1 - x]
+    assert torch.equal(cropping.paste(picture, drawn, where, torch.ones(1, 1, 64, 48)), wanted)
+    off = shift + torch.tensor([[0.0, 0.0, 1e-3], [0.0, 0.0, 1e-3]])  # resampled
+    soft = [cropping.paste(picture, drawn, cropping.Crop(m, (64, 48))) for m in (shift, off)]
+    torch.testing.assert_close(*soft, atol=0.01, rtol=0)
+
+
 def test_one_steady_crop_holds_every_face() -> None:
     points = torch.rand(5, 478, 2) * 60 + torch.arange(5)[:, None, None] * torch.tensor([4.0, 2.0]) + 100
     points[3] = (points[3] - points[3].mean(0)) * 1.5 + points[3].mean(0)

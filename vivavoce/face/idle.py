@@ -41,25 +41,31 @@ def normal(number: Tensor, count: int, seed: int) -> Tensor:  # [T] int64 -> [T,
     return radius * (2 * math.pi * random(number[:, None], seed, channel + 1)).cos()
 
 
-def wander(seconds: Tensor, seed: int, channel: int, pace: float) -> Tensor:  # [T] -> [T] in about -1..1
-    """A smooth random path (twice differentiable): random heights at `pace` knots a second, joined by a uniform cubic B-spline."""
-    place = seconds.double() * pace
+def wander(seconds: Tensor, seed: int, channel: Tensor, pace: Tensor) -> Tensor:  # [T], [C] int64, [C] float64 -> [T,C] in about -1..1
+    """Smooth random paths (twice differentiable): random heights at `pace` knots a second, joined by a uniform cubic B-spline."""
+    place = seconds.double()[:, None] * pace
     knot = place.floor().long()
     t = (place - knot).float()
-    heights = [2 * random(knot + k, seed, channel) - 1 for k in range(-1, 3)]
-    weights = [(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6]
-    return 1.5 * torch.stack([h * w for h, w in zip(heights, weights, strict=True)]).sum(0)
+    knots = knot + torch.arange(-1, 3, device=knot.device)[:, None, None]  # [4,T,C]
+    weights = torch.stack([(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6])
+    return 1.5 * ((2 * random(knots, seed, channel) - 1) * weights).sum(0)
 
 
 def sway(frame: Tensor, seed: int) -> tuple[Tensor, Tensor]:  # [T] int64 -> [T,3] rad, [T,3] metres
-    """Rotation and translation of an idle head, relative to where it was at frame 0."""
+    """Rotation and translation of an idle head, relative to where it was at frame 0.
+
+    All paths are one call: a live stream asks for a frame at a time, and twelve calls took a fifth of its computing.
+    """
     seconds = frame.double() / FPS
     grown = (seconds / BEGIN).clamp(0, 1).float()
     grown = grown * grown * (3 - 2 * grown)
-    paths = [sum(share * wander(seconds, seed, 10 * c + k, pace) for k, (pace, share) in enumerate(PACES)) for c in range(6)]
+    kind = torch.arange(len(PACES), device=frame.device)
+    channels = 10 * torch.arange(6, device=frame.device)[:, None] + kind  # [6,K]
+    paces, shares = torch.tensor(PACES, dtype=torch.float64).to(frame.device).unbind(1)
+    paths = wander(seconds, seed, channels.flatten(), paces.repeat(6)).unflatten(1, channels.shape)  # [T,6,K]
     breath = torch.sin(2 * math.pi * (seconds / BREATH + float(random(torch.zeros(1), seed, 90)))).float()
     amounts = torch.tensor([*SWAY, *DRIFT]).to(frame.device)
-    moves = torch.stack([torch.as_tensor(p) for p in paths], 1) * amounts
+    moves = (paths * shares.float()).sum(2) * amounts
     moves = moves + breath[:, None] * torch.tensor([BREATH_PITCH, 0, 0, 0, BREATH_Y, 0]).to(frame.device)
     moves = moves * grown[:, None]
     return moves[:, :3], moves[:, 3:]

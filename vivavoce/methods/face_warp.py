@@ -29,6 +29,8 @@ PIVOT = (0.0, -0.05, -0.03)  # metres, canonical: where skull and spine meet; th
 CAMERA = 0.8  # metres from the face at which the portrait is taken to be photographed
 RELIEF = 0.07  # metres: how deep a turning head is behind the tip of its nose, at most
 TEETH_DEPTH = 0.008  # metres behind the lips
+HOLDS = torch.tensor([[13, 14], [13, 14], [159, 145], [386, 374]])  # between these: mouth with the skull, with the jaw, right and left eye
+CORNERS = [[[-0.02, 0, -z], [0.02, 0, -z], [0, -0.02, -z]] for z in (TEETH_DEPTH, TEETH_DEPTH, 0, 0)]  # metres from there
 BLINK = {"Right": (regions.BLENDSHAPES.index("eyeBlinkRight"), regions.EYE_RIGHT),
          "Left": (regions.BLENDSHAPES.index("eyeBlinkLeft"), regions.EYE_LEFT)}  # fmt: skip
 LIDS = torch.tensor([name.startswith(("eyeBlink", "eyeLook")) for name in regions.BLENDSHAPES])
@@ -176,13 +178,11 @@ class FaceWarp(Renderer):
         relief = still - torch.cat([torch.zeros_like(still[..., :2]), self._flattened(identity, still[..., 2:])], -1)
         target = still + weight * (self._turn(identity, relief, motion) - relief)
         jaw = (0.65 * moved[:, 152] + 0.35 * moved[:, 14]) @ identity.frame.T  # [T,3]
-        maps = []
-        for upper, lower, depth, share in ((13, 14, TEETH_DEPTH, 0), (13, 14, TEETH_DEPTH, 1), (159, 145, 0, 0), (386, 374, 0, 0)):
-            centre = (identity.canonical[upper] + identity.canonical[lower]) / 2
-            corners = centre + centre.new_tensor([[-0.02, 0, -depth], [0.02, 0, -depth], [0, -0.02, -depth]])
-            fixed = corners @ identity.frame.T + identity.origin  # [3,3] px
-            maps.append(_affine(self._turn(identity, fixed + share * jaw[:, None], motion)[..., :2], fixed[:, :2]))
-        return target, torch.stack(maps)
+        centres = identity.canonical[HOLDS].mean(1)  # [4,3]
+        fixed = (centres[:, None] + centres.new_tensor(CORNERS)) @ identity.frame.T + identity.origin  # [4,3,3] px
+        follows = fixed + jaw[:, None, None] * fixed.new_tensor([0, 1, 0, 0])[:, None, None]  # [T,4,3,3]
+        turned = self._turn(identity, follows.flatten(1, 2), motion)[..., :2].unflatten(1, (4, 3))
+        return target, _affine(turned, fixed[..., :2]).transpose(0, 1)
 
     def _flattened(self, identity: Identity, depth: Tensor) -> Tensor:  # [T,V,1] px -> what to take off
         """The sides of a face are almost parallel to the view; turned as they are, they would fold over what lies beside them."""
@@ -249,10 +249,10 @@ def _gaps(canonical: Tensor) -> Tensor:  # [...,468,3] -> [...,9] metres
     return canonical[..., upper, 1] - canonical[..., lower, 1]
 
 
-def _affine(source: Tensor, target: Tensor) -> Tensor:  # [T,3,2], [3,2] px -> [T,2,3] target from source
+def _affine(source: Tensor, target: Tensor) -> Tensor:  # [T,K,3,2], [K,3,2] px -> [T,K,2,3] target from source
     ones = source.new_ones(*source.shape[:-1], 1)
     found: Tensor = torch.linalg.solve(torch.cat([source, ones], -1), target.expand_as(source))
-    return found.transpose(1, 2)
+    return found.transpose(-2, -1)
 
 
 def _outline(points: Tensor, loop: tuple[int, ...]) -> Tensor:  # [T,V,2 or 3] -> [T,2P,2]
