@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.applications import Starlette
 from torch import Tensor
 
 from tests import hostile
@@ -19,7 +22,7 @@ from vivavoce import run, speech
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.method import Renderer
 from vivavoce.nn.together import Rows, Together
-from vivavoce.serve import stage, uploads
+from vivavoce.serve import live, server, stage, uploads
 from vivavoce.talker import Talker
 from vivavoce.types import FPS, RATE, Clip
 
@@ -180,6 +183,34 @@ def test_a_session_in_a_hurry_leaves_out_what_would_come_late(tmp_path: Path) ->
     assert np.diff([-1, *numbers]).max() == stage.MISSED + 1  # it never stands still for longer
     assert hasty.frames == len(shown) and hasty.done == 75
     assert all(np.array_equal(np.asarray(Image.open(io.BytesIO(data))), wanted[n]) for n, data in shown.items())
+
+
+def test_who_takes_no_pictures_loses_seat_and_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+    from websockets.sync.client import connect
+
+    for where, name, value in ((stage, "IDLE", 0.3), (live, "IDLE", 0.3), (server, "PARTING", 0.2)):
+        monkeypatch.setattr(where, name, value)
+    monkeypatch.setattr(stage, "jpeg", lambda image, quality: bytes(4 << 20))  # more than the system takes off a client's hands
+    place = room(False)
+    app = Starlette()
+    live.mount(app, place)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        at, listener = listening.getsockname()[1], uvicorn.Server(uvicorn.Config(app, **server.SOCKET))
+        thread = threading.Thread(target=listener.run, args=([listening],), daemon=True)
+        thread.start()
+        with connect(f"ws://127.0.0.1:{at}/api/live", max_size=None, max_queue=1, close_timeout=0.1) as line:
+            line.send(json.dumps({"consent": True, "mark": "none"}))
+            line.send(hostile.picture(tmp_path / "face.jpg").read_bytes())
+            assert json.loads(line.recv())["ready"] and place.open == 1 and listener.server_state.connections
+            line.send(spoken(1.0))
+            until(lambda: not place.open)
+            until(lambda: not listener.server_state.connections)
+        listener.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_pieces_of_any_size_wait_in_little_memory(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ The server answers {"ready": true, "lookahead": ms, "size": [height, width], "ra
 for each second of sound: 8 bytes, little-endian, say at which sample of the sound the picture begins, and a JPEG follows. Last comes
 {"frames": n}; or {"error": {subject, cause, remedy}}, and the socket closes.
 
-Sound waits in a short queue. When it is full nothing more is read from the socket, so a client that is too quick is held up by its
-own connection and nothing is lost. With "hurry": true pictures that would come late are left out instead: the samples tell which.
+Sound waits in a short queue. When it is full nothing more is read from the socket, so a client that is too quick is held up by its own
+connection and nothing is lost; such a client has to take pictures also while it waits to send. With "hurry": true pictures that would come
+late are left out instead: the samples tell which.
 """
 
 import asyncio
@@ -128,9 +129,10 @@ async def _bytes(socket: Any) -> bytes:
 
 
 async def _said(socket: Any, words: dict[str, Any]) -> None:
-    """Last words, when somebody still listens."""
+    """Last words, when somebody still listens: one who takes nothing must not hold the seat."""
     try:
-        await socket.send_text(json.dumps(words))
-        await socket.close()
-    except (RuntimeError, OSError):
+        async with asyncio.timeout(IDLE):
+            await socket.send_text(json.dumps(words))
+            await socket.close()
+    except (RuntimeError, OSError):  # a TimeoutError is one
         pass

@@ -12,10 +12,29 @@ from vivavoce.serve.guard import Guard, is_local
 from vivavoce.serve.jobs import Jobs, actors
 from vivavoce.types import InputError
 
+PARTING = 10.0  # s that what was still on its way has, after the end of a live session
+
+
+def parting(**given: Any) -> Any:
+    """uvicorn's own protocol of web sockets, whose connections end.
+
+    A closed connection first waits for all that was written to be taken. A client that has stopped reading would so keep its connection for
+    as long as it likes, and the server from ending.
+    """
+    from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
+
+    class Parting(AutoWebSocketsProtocol):  # type: ignore[misc,valid-type]
+        async def run_asgi(self) -> None:
+            await super().run_asgi()
+            self.loop.call_later(PARTING, self.transport.abort)
+
+    return Parting(**given)
+
+
 # JPEGs do not get smaller by being packed once more. An answer to a ping would wait behind the sound of a client that is held up, and look
 # like a client that has gone; live sessions end by themselves when nothing comes.
 SOCKET: dict[str, Any] = {
-    "log_level": "warning", "ws_max_size": uploads.LIVE_MESSAGE, "ws_per_message_deflate": False, "ws_ping_interval": None
+    "log_level": "warning", "ws": parting, "ws_max_size": uploads.LIVE_MESSAGE, "ws_per_message_deflate": False, "ws_ping_interval": None
 }  # fmt: skip
 
 
