@@ -105,7 +105,14 @@ def test_a_frame_folded_is_the_field(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("er_nerf", {}), ("geneface", {"ambient": 3}), ("r2_talker", {"features": 4}), ("r2_talker", {"features": 3}), ("rad_nerf", {})],
+    [
+        ("er_nerf", {}),
+        ("er_nerf", {"volume": 2}),
+        ("geneface", {"ambient": 3}),
+        ("r2_talker", {"features": 4}),
+        ("r2_talker", {"features": 3}),
+        ("rad_nerf", {}),
+    ],
 )
 def test_a_frame_in_one_kernel_is_that_of_plain_torch(name: str, changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables hashed, tiled and dense, in two dimensions and three, of one, two and four features, one level half open; three features

@@ -20,7 +20,7 @@ from vivavoce.method import Renderer
 from vivavoce.nn import radiance
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told, Views, folded
-from vivavoce.nn.grid import TriPlane
+from vivavoce.nn.grid import Grid, TriPlane
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
 from vivavoce.nn.signals import listen, signals
@@ -40,8 +40,10 @@ class Config(Recipe):
     base: int = 64  # cells of the coarsest level along a side
     finest: int = 512  # and of the finest
     log2_table: int = 14  # entries of a level, as a power of two
+    volume: int = 0  # levels of a coarse grid in space beside the planes, from 16 cells a side to 64; 0: none
     first: int = 0  # levels open at the start of a training, the rest follow from coarse to fine; 0: all
     opened: float = 0.4  # share of the steps after which all are open
+    pace: float = 10.0  # rate of the planes over that of the networks
     even: float = 0.0  # weight of the squared difference of neighbours in the planes
     code: int = 32  # of the speech
     hidden: int = 64  # of the networks
@@ -93,9 +95,11 @@ class ErNerf(Renderer):
         self.individual = Individual(frames, c.individual)
         self.planes = TriPlane(c.levels, c.features, c.base, c.finest, c.log2_table)
         self.register_buffer("open_levels", torch.tensor(float(c.levels)))
-        self.hears = Told(self.planes.width, 0, c.hidden, c.code)
-        self.sees = Told(self.planes.width, 0, 16, 2)
-        self.solid = Density(self.planes.width + c.code + 2, 0, c.hidden)
+        self.volume = Grid(3, c.volume, c.features, 16, 64, 19) if c.volume else None
+        self.width = self.planes.width + (self.volume.width if self.volume else 0)  # of what a point is like
+        self.hears = Told(self.width, 0, c.hidden, c.code)
+        self.sees = Told(self.width, 0, 16, 2)
+        self.solid = Density(self.width + c.code + 2, 0, c.hidden)
         self.shine = Colour(c.hidden, c.individual, c.hidden)
 
     @torch.no_grad()
@@ -116,9 +120,20 @@ class ErNerf(Renderer):
         """None without a schedule: to ask a GPU for a number is to wait for it."""
         return float(self.open_levels) if self.config.first else None
 
+    def _here(self, points: Tensor, dtype: torch.dtype | None = None) -> Tensor:  # [N,3] -> [N,width]
+        """What points are like. Planes alone learn late where in depth a head is: each of their cells belongs to a whole column."""
+        found = self.planes(points, self._open, dtype)
+        return found if self.volume is None else torch.cat([found, self.volume(points, None, dtype)], 1)
+
+    def _reads(self) -> shade.Read:
+        """The same for drawing."""
+        parts = [self.planes.reads(self._open), *([self.volume.reads()] if self.volume else [])]
+        levels = [part.levels for part in parts if part.levels is not None]
+        return shade.Read(self._here, [level for some in levels for level in some] if len(levels) == len(parts) else None)
+
     def density(self, points: Tensor, told: Heard, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Density, features of the colour, and how much a point listens."""
-        here = self.planes(points, self._open)
+        here = self._here(points)
         listens = self.hears(here, told.speech, rows)
         looks = torch.sigmoid(self.sees(here, told.eyes, rows))
         parts = [here, listens * rows.take(told.speech), looks * rows.take(told.eyes)]
@@ -131,15 +146,13 @@ class ErNerf(Renderer):
     def still(self, told: Heard) -> shade.Scene:
         """The field of one frame: what regions hear is speech and eyes times a gate, so that both go into the weights behind the gates."""
         net = self.solid.net
-        place, speech, eyes = net.point.weight.split((self.planes.width, told.speech.shape[1], 2), 1)
+        place, speech, eyes = net.point.weight.split((self.width, told.speech.shape[1], 2), 1)
         (heard,), (lids,) = self.hears.linear, self.sees.linear
         gates = shade.Gates(
             self.hears.point.weight, speech * told.speech @ heard.weight, self.sees.point.weight, lids.weight, eyes * told.eyes
         )
         bias, second = torch.zeros_like(net.linear[0].weight[0]), net.linear[0].weight
-        return folded(
-            self.planes.reads(self._open), self.solid.last, self.shine, told.frame, first=(place,), bias=bias, second=second, gates=gates
-        )  # fmt: skip
+        return folded(self._reads(), self.solid.last, self.shine, told.frame, first=(place,), bias=bias, second=second, gates=gates)
 
     def render(self, identity: None, clip: Clip) -> Tensor:  # -> [T,3,H,W] in [0, 1]
         """Frames as large as the cameras' focal length says: twice that of training gives twice its height and width."""
@@ -157,7 +170,7 @@ class ErNerf(Renderer):
         return values | ({"even": self.config.even * self.planes.variation()} if self.config.even else {})
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [radiance.optimizer(self, [self.planes], self.config)]
+        return [radiance.optimizer(self, [self.planes, *([self.volume] if self.volume else [])], self.config, self.config.pace)]
 
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step, in the stage that the step belongs to, with as many levels of the planes as are open by then."""

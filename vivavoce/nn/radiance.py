@@ -367,12 +367,12 @@ def quick_products() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam over all of a method that has its `room`: feature grids ten times as fast as networks, as in instant NGP."""
+def optimizer(method: nn.Module, grids: Iterable[nn.Module], recipe: Recipe, pace: float = 10) -> torch.optim.Optimizer:
+    """Adam over all of a method that has its `room`: feature grids `pace` times as fast as networks, ten as in instant NGP."""
     torso: Torso = method.room.torso  # type: ignore[union-attr, assignment]
     behind = [(list(torso.flow.parameters()), 0.2), ([torso.picture], 1), ([torso.plate], 0.5)]
     late = {id(p) for parameters, _ in behind for p in parameters}
-    made = adam(method, [([p for grid in grids for p in grid.parameters()], 10), *behind], recipe.rate)
+    made = adam(method, [([p for grid in grids for p in grid.parameters()], pace), *behind], recipe.rate)
     for group in made.param_groups:
         group["since"] = recipe.torso_from if group["params"] and id(group["params"][0]) in late else 0.0
     return made
