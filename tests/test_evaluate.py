@@ -25,7 +25,7 @@ from torch import Tensor
 from tests.folders import lineage_folder
 from vivavoce import __version__, registry
 from vivavoce.cli import main
-from vivavoce.evaluate import Options, Result, blocks, evaluate, gathered, measure, write
+from vivavoce.evaluate import BY_KEY, Options, Result, blocks, evaluate, gathered, measure, write
 from vivavoce.evaluate.faces import Track
 from vivavoce.evaluate.measure import Judges, Measure
 from vivavoce.evaluate.relative import PIVOT, relative
@@ -303,6 +303,11 @@ def test_a_generator_drives_a_renderer_and_is_heard(place: Path, monkeypatch: py
     assert told.told and not driven.told and driven.title == "copy+hum, small, 100 steps" and driven.driver == "hum"
     assert driven.weights == f"{told.weights}+vivavoce {__version__}" and "motion" not in driven.reads and "speech" in driven.reads
     assert torch.allclose(Copy.said[0], torch.tensor(0.7)) and [float(s[0]) for s in Copy.said[-HELD // 2 :]] == [0, 2, 4]  # in one breath
+    better = replace(told, made={k: {**v, "lmd": 0.01, "psnr": 99.0} for k, v in told.made.items()})
+    worse = replace(driven, made={k: {**v, "lmd": 3.0, "psnr": 9.0} for k, v in driven.made.items()})
+    third = replace(worse, label="third", made={k: {**v, "lmd": 2.0} for k, v in worse.made.items()})
+    block = blocks([better, worse, third])[0]
+    assert [block.best(BY_KEY[k]) for k in ("lmd", "psnr")] == [2.0, 99.0]  # nobody is praised for lips that were told
     assert evaluate([f"{run}+hum"], out=place / "out") == [driven]
     assert any("copy+hum: the face is moved by what the generator" in n for n in notes([driven]))
 

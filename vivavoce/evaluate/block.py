@@ -10,6 +10,7 @@ from vivavoce.evaluate.result import Figures, Result
 from vivavoce.evaluate.subject import Protocol
 
 TRUTH = "ground truth"
+LIPS = frozenset({"lmd", "m_lmd", "f_lmd", "lvd", "mouth", "blendshapes"})  # who is told the lips has no merit in these
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Block:
         return [c for c in (*FIGURES, *COSTS) if any(r.figures.get(c.key) is not None for r in self.rows)]
 
     def best(self, column: Column) -> float | None:
-        """The best figure among the methods, None where there is no better or nothing to choose from."""
-        values = [v for r in self.rows if r.result is not None and (v := r.figures.get(column.key)) is not None]
+        """The best figure among the methods that compare, None where there is no better or nothing to choose from."""
+        results = [r.result for r in self.rows if r.result is not None]
+        heard = column.key in LIPS and not all(r.told for r in results)
+        having = [r for r in self.rows if r.result is not None and not (heard and r.result.told)]
+        values = [v for r in having if (v := r.figures.get(column.key)) is not None]
         return (max if column.better > 0 else min)(values) if column.better and len(values) > 1 else None
 
 
