@@ -23,7 +23,7 @@ def parting(**given: Any) -> Any:
     """
     from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
-    class Parting(AutoWebSocketsProtocol):  # type: ignore[misc,valid-type]
+    class Parting(AutoWebSocketsProtocol):  # type: ignore[misc]
         async def run_asgi(self) -> None:
             await super().run_asgi()
             self.loop.call_later(PARTING, self.transport.abort)
