@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from vivavoce.face import pose, regions
 from vivavoce.face.track import Track
 from vivavoce.media import write_image
 from vivavoce.prepare import Folder
-from vivavoce.prepare.headpose import REACH, faded, refined
+from vivavoce.prepare.headpose import DEPTHS, REACH, deepest, faded, refined
 
 SIZE, FOCAL, COUNT = 160, 420.0, 40
 AXES = torch.tensor([0.08, 0.125, 0.1], dtype=torch.float64)  # metres
@@ -33,13 +34,13 @@ def rays(rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:  # [3,
     return (start + toward * ((-b - inside.clamp(min=0).sqrt()) / a)[..., None]) * AXES, inside > 0
 
 
-def drawn(rotation: Tensor, translation: Tensor, light: float, covered: bool) -> tuple[np.ndarray, np.ndarray]:
+def drawn(rotation: Tensor, translation: Tensor, light: float, covered: bool, marks: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [H,W,3] and labels [H,W]."""
     points, hit = rays(rotation, translation)
     x, y, z = (100 * points).unbind(-1)  # cm
     waves = (1.1 * x + 0.6 * y).sin() + (0.5 * x - 1.3 * y + 1).sin() + (2.1 * y + 0.8 * z).sin() + (1.7 * x - z).sin()
     hair = torch.sigmoid((y - 6.5) / 0.3)
-    grey = torch.where(hit, (0.62 + 0.05 * waves) * (1 - hair) + (0.25 + 0.07 * waves) * hair, 0.8)
+    grey = torch.where(hit, (0.62 + marks * waves) * (1 - hair) + (0.25 + 1.4 * marks * waves) * hair, 0.8)
     if covered:
         grey[20:120, 50:110] = 0.1
     labels = torch.where(hit, torch.where(y > 6.5, regions.HAIR, regions.HEAD), regions.BACKGROUND)
@@ -146,3 +147,31 @@ def test_a_head_turned_away_and_a_blank_picture_stay(scene: tuple[Folder, Track,
     assert not model.find(levels, away @ turned[3], poses.translation[3])[1]
     change, _ = model.find([np.full_like(p, 0.4) for p in levels], turned[3], poses.translation[3])
     assert np.isfinite(change).all()
+
+
+def test_the_depth_under_which_frames_agree_best_is_found() -> None:
+    """In few steps, between them, and not beyond the ends."""
+    asked = list[int]()
+
+    def valley(middle: float, step: int) -> float:
+        asked.append(step)
+        return (step - middle) ** 2
+
+    assert abs(deepest(partial(valley, 1.3)) - 1.3) < 1e-9 and len(set(asked)) <= 4
+    assert abs(deepest(partial(valley, -0.2)) + 0.2) < 1e-9
+    assert deepest(partial(valley, 9)) == DEPTHS[1] and deepest(partial(valley, -9)) == DEPTHS[0]
+    assert deepest(lambda step: 1.0) == 0  # a head that never turns tells no depth
+
+
+def test_a_smooth_head_before_a_bright_wall_keeps_its_pose(scene: tuple[Folder, Track, tuple[Tensor, Tensor]], tmp_path: Path) -> None:
+    """There the outline alone is to be seen, and it does not turn with the head."""
+    made, track, truth = scene
+    smooth = Folder(tmp_path)
+    for k in range(COUNT):
+        picture, labels = drawn(truth[0][k], truth[1][k], 1.0, False, 0.02)
+        write_image(smooth.image(k), picture)
+        (tmp_path / "parsing").mkdir(exist_ok=True)
+        shutil.copy(made.file("parsing", f"{k}.png"), smooth.file("parsing", f"{k}.png"))
+    smooth.update(size=[SIZE, SIZE], frames=COUNT, faces=made.clip["faces"], split=COUNT)
+    better, _ = refined(smooth, track, lambda done, total: None)
+    assert float(off(better, truth).mean()) < float(off(track, truth).mean())

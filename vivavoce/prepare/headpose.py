@@ -2,16 +2,16 @@
 
 Landmarks see the face alone, and follow its expressions a little; an error of half a degree is pixels at the top of the hair. So the
 upper head of every frame is registered to one canonical picture of it, by the inverse compositional method (Baker and Matthews,
-2004) in the six numbers of a rigid pose. A pixel of that picture lies on the tracked mesh or, outside it, on a skull: half an
-ellipsoid through the ears, as wide and high as the parsing shows head and hair. The canonical picture is the median of frames laid
-onto each other, the weight of a pixel the inverse of its variance among them: brows, lids, swinging hair and a background that
-moves behind the head say little. Everything below the base of the nose has no say. A frame that agrees no better than before, or
-would have to go far from its landmarks, has no correction of its own: it takes that of the frames beside it or, far from any, none.
+2004) in the six numbers of a rigid pose. `skull.py` says where a pixel of that picture lies on the head; of some depths of the skull
+that one is taken under which the frames agree best. The canonical picture is the median of frames laid onto each other, the weight
+of a pixel the inverse of its variance among them: swinging hair and a background that moves behind the head say little. A frame that
+agrees no better than before, or would have to go far from its landmarks, has no correction of its own: it takes that of the frames
+beside it or, far from any, none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial.transform import Rotation
 
-from vivavoce.face import pose, regions
+from vivavoce.face import pose
 from vivavoce.face.smooth import steady
 from vivavoce.face.track import Track
 from vivavoce.prepare import Folder
 from vivavoce.prepare.background import labels_of
 from vivavoce.prepare.body import TUKEY, Floats, pyramid, small
 from vivavoce.prepare.parallel import each, spread
-
-Rows = NDArray[np.float64]
+from vivavoce.prepare.skull import BEHIND, Lens, Rows, surface, upper_head
 
 KEYS = 80  # frames the canonical picture is made of
 PARSED = 24  # of them whose parsing says where the head is
@@ -47,25 +45,9 @@ PRIOR = (0.03, 0.03, 0.03, 0.01, 0.01, 0.03)  # rad, metres: how far the landmar
 TURNED = 0.6  # rad from the canonical pose: beyond this the picture shows another side of the head
 FARTHEST = 0.12  # rad, and a third of it in metres: a larger correction is a mistake
 REACH = 12  # frames over which a correction fades where frames have none of their own
-BEHIND = 0.015  # metres from the ears back to where the skull is widest
+DEEPER, DEPTHS = 0.015, (-1, 3)  # metres, and steps: where the depth of the skull is searched, from the usual on
+SEARCHED = 40  # frames that the search compares
 RUN = 64  # frames that one thread takes at once
-EDGE = 0.02  # of the face's width: so far outside the head is looked at, where its outline shows
-MOUTH = 2  # mesh point at the base of the nose: what lies below moves with speech
-
-
-@dataclass
-class Lens:
-    """Pixels of the pictures compared."""
-
-    size: tuple[int, int]  # h, w
-    focal: Rows  # [2] px, along x and y
-
-    def seen(self, points: NDArray[np.floating], rotation: Rows, translation: Rows) -> Rows:  # [...,3] metres -> [2,...] px
-        """Where points of the head are seen."""
-        place = points @ rotation.T.astype(points.dtype) + translation.astype(points.dtype)
-        near = -1 / place[..., 2]
-        height, width = self.size
-        return np.stack([width / 2 + self.focal[0] * place[..., 0] * near, height / 2 - self.focal[1] * place[..., 1] * near])
 
 
 def read(picture: Floats, places: NDArray[np.floating]) -> Floats:  # [h,w], [2,...] px (x, y) -> [...]
@@ -77,36 +59,6 @@ def middle(rotation: Rows, translation: Rows) -> tuple[Rows, Rows]:  # [T,3,3], 
     """The pose in the middle of many."""
     left, _, right = np.linalg.svd(rotation.mean(0))
     return left @ right, np.median(translation, 0)
-
-
-def surface(mesh: Rows, rotation: Rows, translation: Rows, lens: Lens, head: NDArray[np.bool_]) -> Floats:
-    """The point of the head behind every pixel of the canonical picture.
-
-    Args:
-        mesh: [468,3] metres. rotation: [3,3], translation: [3] metres, the canonical pose. head: [h,w], where it shows head and hair.
-    Returns:
-        [h,w,3] metres, head space.
-    """
-    height, width = lens.size
-    spots, depth = lens.seen(mesh, rotation, translation).T, (mesh @ rotation.T + translation)[:, 2]
-    y, x = np.mgrid[0:height, 0:width] + 0.5
-    rays = np.stack([(x - width / 2) / lens.focal[0], -(y - height / 2) / lens.focal[1]], -1)  # a metre away
-    face = LinearNDInterpolator(spots, depth)(x, y)
-    heart = np.array([0.0, mesh[[127, 356], 1].mean(), mesh[[234, 454], 2].mean() - BEHIND])
-    at = rotation @ heart + translation
-    flat = (rays * -at[2] - at[:2]) @ rotation[:2, :2]  # metres beside the middle of the skull, across the line of sight
-    above = flat[head & (y < spots[168, 1])]  # over the bridge of the nose: no neck, no shoulders
-    wide = np.abs(above[:, 0]).max() if len(above) else 0.0
-    high = above[:, 1].max() if len(above) else 0.0
-    wide, high = max(wide, np.ptp(mesh[:, 0]) / 2), max(high, mesh[10, 1] - heart[1])
-    bulge = 1 - np.square(flat[..., 0] / wide) - np.square(np.maximum(flat[..., 1], 0) / high)
-    skull = at[2] + 1.15 * (mesh[10, 2] - heart[2]) * np.sqrt(bulge.clip(0, 1))
-    known = np.isfinite(face)
-    away, near = ndimage.distance_transform_edt(~known, return_indices=True)
-    step = (face - skull)[near[0], near[1]] * np.exp(-np.square(away / (0.06 * lens.focal[0] / -translation[2])))
-    whole = ndimage.gaussian_filter(np.where(known, face, skull + step), 3 * width / 512)
-    place = np.concatenate([rays * -whole[..., None], whole[..., None]], -1)
-    return np.asarray((place - translation) @ rotation, np.float32)
 
 
 def shrunk(rows: Floats, step: int) -> Floats:  # [h,w,...] -> [h/step,w/step,...]
@@ -142,15 +94,15 @@ class Canonical:
     """The upper head as it usually looks, ready to be found in frames.
 
     Args:
-        picture: brightness [h,w]. variance: of it, [h,w]. where: [h,w] bool, pixels that belong to it. points: [h,w,3], `surface`.
+        picture: brightness [h,w]. variance: of it, [h,w]. use: [h,w], `upper_head`. points: [h,w,3], `surface`.
         rotation, translation: the canonical pose.
     """
 
     def __init__(
-        self, picture: Floats, variance: Floats, where: NDArray[np.bool_], points: Floats, rotation: Rows, translation: Rows, lens: Lens
+        self, picture: Floats, variance: Floats, use: Floats, points: Floats, rotation: Rows, translation: Rows, lens: Lens
     ) -> None:
         self.lens, self.rotation, self.translation = lens, rotation, translation
-        share = np.where(where, 1 / (variance + NOISE**2), 0).astype(np.float32)
+        share = np.asarray(use / (variance + NOISE**2), np.float32)
         self.levels = []
         for number, smaller in enumerate(pyramid(picture)[:LEVELS]):
             step = 2**number
@@ -242,25 +194,17 @@ def corrected(rotation: Rows, translation: Rows, change: Rows) -> tuple[Rows, Ro
     return rotation @ Rotation.from_rotvec(change[..., :3]).as_matrix(), translation + (rotation @ change[..., 3:, None])[..., 0]
 
 
-def upper_head(labels: Sequence[NDArray[np.uint8]], places: Sequence[Rows], spots: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where the canonical picture shows head and hair, and the part of it that is registered.
-
-    Args:
-        labels: parsing of some frames, [H,W] each. places: [2,h,w] each, where the canonical pixels lie in them, as shares of the sides.
-        spots: [468,2] px, the mesh in the canonical picture.
-    """
-    inside = np.zeros(places[0].shape[1:])
-    for row, place in zip(labels, places, strict=True):
-        height, width = row.shape
-        x, y = (place[0] * width).astype(int).clip(0, width - 1), (place[1] * height).astype(int).clip(0, height - 1)
-        inside += np.isin(row[y, x], (regions.HEAD, regions.HAIR, regions.INNER_MOUTH, regions.TEETH))
-    head = inside > 0.5 * len(labels)
-    y, x = np.mgrid[0 : head.shape[0], 0 : head.shape[1]] + 0.5
-    use = ndimage.binary_dilation(head, iterations=max(1, round(EDGE * np.ptp(spots[:, 0])))) & (y < spots[MOUTH, 1])
-    for loop in (regions.EYE_LEFT, regions.EYE_RIGHT, regions.BROW_LEFT, regions.BROW_RIGHT):
-        at, side = spots[list(loop)].mean(0), np.ptp(spots[list(loop), 0])
-        use &= np.square((x - at[0]) / (0.7 * side)) + np.square((y - at[1]) / (0.45 * side)) > 1
-    return head, use
+def deepest(unlike: Callable[[int], float]) -> float:
+    """The lowest place of a valley, in steps: down from 0 step by step, then the parabola through the lowest three."""
+    at = 0
+    while at > DEPTHS[0] and unlike(at - 1) < unlike(at):
+        at -= 1
+    while at < DEPTHS[1] and unlike(at + 1) < unlike(at):
+        at += 1
+    if at in DEPTHS:
+        return at
+    left, lowest, right = (unlike(at + k) for k in (-1, 0, 1))
+    return at + 0.5 * (left - right) / max(left - 2 * lowest + right, 1e-12)
 
 
 @dataclass
@@ -283,12 +227,25 @@ class Poses:
         keys = usable[np.unique(np.linspace(0, len(usable) - 1, KEYS).round().astype(int))]
         usual = middle(self.rotation[usable], self.translation[usable])
         spots = self.lens.seen(mesh, *usual).T
-        head, use = self._parsed(keys[:: -(-len(keys) // PARSED)], surface(mesh, *usual, self.lens, np.zeros(self.lens.size, bool)), spots)
-        if use.sum() < FEWEST:
+        head, use = self._parsed(keys[:: -(-len(keys) // PARSED)], surface(mesh, *usual, self.lens), spots)
+        if np.count_nonzero(use) < FEWEST:
             return None
-        points = surface(mesh, *usual, self.lens, head)
+        told = dict[int, float]()
+
+        def unlike(step: int) -> float:
+            if step not in told:
+                deep = surface(mesh, *usual, self.lens, head, BEHIND + step * DEEPER)
+                told[step] = self._laid_over(deep, use, usual, keys[:: -(-len(keys) // SEARCHED)])[1]
+            return told[step]
+
+        best = deepest(unlike)
+        return self._laid_over(surface(mesh, *usual, self.lens, head, BEHIND + best * DEEPER), use, usual, keys)[0]
+
+    def _laid_over(self, points: Floats, use: Floats, usual: tuple[Rows, Rows], keys: NDArray[np.int64]) -> tuple[Canonical | None, float]:
+        """The canonical picture of one surface, and how unlike each other its frames are: the mean logarithm of the variance."""
         rows, columns = (slice(max(int(k.min()) - 8, 0), int(k.max()) + 9) for k in use.nonzero())
         model: Canonical | None = None
+        unlike = 0.0
         for _ in range(ROUNDS):
             laid = [warped for warped in each(partial(self._laid, model, points[rows, columns]), keys) if warped is not None]
             if len(laid) < len(keys) / 4:  # a head so still, or so unlike itself, that nothing becomes better
@@ -298,9 +255,10 @@ class Poses:
             picture[rows, columns] = np.median(stack, 0)
             variance[rows, columns] = np.square(1.4826 * np.median(np.abs(stack - picture[rows, columns]), 0))
             model = Canonical(picture, variance, use, points, *usual, self.lens)
-        return model
+            unlike = float(np.log(variance[use > 0] + NOISE**2).mean())
+        return model, unlike
 
-    def _parsed(self, frames: NDArray[np.int64], points: Floats, spots: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _parsed(self, frames: NDArray[np.int64], points: Floats, spots: Rows) -> tuple[NDArray[np.bool_], Floats]:
         folder, sides = Folder(self.path), np.array(self.lens.size[::-1])[:, None, None]
         labels = list(each(lambda k: labels_of(folder, int(k)), frames))
         return upper_head(labels, [self.lens.seen(points, self.rotation[k], self.translation[k]) / sides for k in frames], spots)
