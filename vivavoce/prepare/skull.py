@@ -22,7 +22,7 @@ Rows = NDArray[np.float64]
 
 BEHIND = 0.03  # metres from the ears back to where the skull is widest, of most people
 EDGE = 0.02  # of the face's width: so far outside the head is looked at, where its outline shows
-OUTLINE = 0.2  # weight of a pixel on it, beside one far from it
+OUTLINE = 0.5  # weight of a pixel on it, beside one far from it
 MOUTH = 2  # mesh point at the base of the nose: what lies below moves with speech
 
 
