@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--renderer", default="face_warp", help="a method that works with a portrait, or the folder of a trained run")
     parser.add_argument("--random", action="store_true")
     parser.add_argument("--stream", type=float, default=0, metavar="MINUTES")
-    parser.add_argument("--strip", type=Path, help="with --stream: a picture file of nine moments, to be looked at")
+    parser.add_argument("--strip", type=Path, help="with --stream: a picture file of the face at nine moments, to be looked at")
     options = parser.parse_args()
     device = run.pick_device(options.device)
     if not options.random and not Path(options.renderer).is_dir() and options.portrait is None:

@@ -1,17 +1,17 @@
 """Minutes of one live session, through the server's own socket: `python benchmarks/serve.py PORTRAIT --stream 10` runs it.
 
 time: every picture says at which sample it begins; the farthest that one lies from its place in the order (0 when none is lost or
-doubled), and how far the pictures' end lies from the sound's. By what is seen, in the first half minute and in the last: by how much the
-lips follow the loudness (the top of the correlation); and, where the stream is long enough for the sound to be repeated, so that both
-stretches say the same, by how much the lips of the last come after those of the first.
+doubled), and how far the pictures' end lies from the sound's. By what is seen, in the first minute and in the last: by how much the lips
+follow the loudness (the top of the correlation); and, where the stream is long enough for the sound to be repeated, so that both minutes
+say the same, by how much the lips of the last come after those of the first.
 memory, speed: at the end of each minute of sound what is resident, and what that minute took: pictures a second, and processor time a
 picture of all threads; server and client are one process here.
 identity and sharpness: of a picture every 4 s over the whole length, by minute: cosine of SFace's embeddings with the portrait's (where
 its weights are), distance of 48 landmarks (no lips) from the portrait's after a similarity, in eye distances; CPBD and the variance of
 the Laplacian. Drift is the slope of a line through all of them, times the length, with its standard error.
---strip FILE: nine of these pictures, the first to the last, to be looked at.
+--strip FILE: the face in nine of these pictures, from the first to the last, to be looked at.
 
-Only these pictures are judged: finding a face takes half as long as making the picture, and all 15,000 would take as long again.
+Only these pictures, and the lips of two minutes, are judged: finding a face takes half as long as making a picture.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from vivavoce.types import FPS, HOP, RATE, InputError
 PIECES = (320, 641)  # samples of a piece: 20 to 40 ms
 MOST = 12  # frames by which lips may be early or late
 MINUTE = 60 * FPS
-LIPS = 30 * FPS  # pictures at either end whose lips are followed
+LIPS = MINUTE  # pictures at either end whose lips are followed
 APART = 4 * FPS  # pictures from one that is judged to the next
-SHOWN = 9  # pictures of a strip
+SHOWN = 3  # rows of a strip, and columns
 AHEAD = 5 * FPS  # pictures by which the sound sent may be ahead of what has come
 
 
@@ -86,9 +86,7 @@ def stream(portrait: Path, voice: np.ndarray, minutes: float, device: str, rende
         with (folder / "kept").open("w+b") as kept:
             places = spoken(portrait, voice, total, device, renderer, folder, {*first, *last, *spread}, kept)
             if strip is not None:
-                chosen = [spread[round(k)] for k in np.linspace(0, len(spread) - 1, SHOWN)]
-                Image.fromarray(np.concatenate([picture(kept, places[n]) for n in chosen], 1)).save(strip)
-                print(f"{strip}: at " + ", ".join(f"{n / FPS:.0f}" for n in chosen) + " s")
+                faces(kept, places, spread, strip)
             lips = [followed(title, kept, places, part, voice) for title, part in (("first", first), ("last", last))]
             if start == again:
                 late, agree = lag(lips[1], lips[0])
@@ -156,6 +154,18 @@ def send(line: Any, voice: np.ndarray, total: int, room: threading.Semaphore) ->
 def picture(kept: BinaryIO, place: tuple[int, int]) -> np.ndarray:  # -> uint8 [H,W,3]
     kept.seek(place[0])
     return np.asarray(Image.open(io.BytesIO(kept.read(place[1]))).convert("RGB"))
+
+
+def faces(kept: BinaryIO, places: dict[int, tuple[int, int]], spread: range, out: Path) -> None:
+    """A picture of some faces, row by row, each where the first one is."""
+    chosen = [spread[round(k)] for k in np.linspace(0, len(spread) - 1, SHOWN**2)]
+    points = Landmarker(most=1)(picture(kept, places[chosen[0]]))[0].points[:, :2]
+    middle, reach = points.mean(0), 0.8 * np.ptp(points[:, 1])
+    box = [int(v) for v in (*(middle - reach), *(middle + reach))]
+    cut = [np.asarray(Image.fromarray(picture(kept, places[n])).crop(box)) for n in chosen]
+    rows = [np.concatenate(cut[k : k + SHOWN], 1) for k in range(0, len(cut), SHOWN)]
+    Image.fromarray(np.concatenate(rows)).save(out)
+    print(f"{out}: at " + ", ".join(f"{n / FPS:.0f}" for n in chosen) + " s", flush=True)
 
 
 def followed(title: str, kept: BinaryIO, places: dict[int, tuple[int, int]], part: range, voice: np.ndarray) -> np.ndarray:
