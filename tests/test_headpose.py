@@ -168,7 +168,7 @@ def test_a_smooth_head_before_a_bright_wall_keeps_its_pose(scene: tuple[Folder, 
     made, track, truth = scene
     smooth = Folder(tmp_path)
     for k in range(COUNT):
-        picture, labels = drawn(truth[0][k], truth[1][k], 1.0, False, 0.02)
+        picture, _ = drawn(truth[0][k], truth[1][k], 1.0, False, 0.02)
         write_image(smooth.image(k), picture)
         (tmp_path / "parsing").mkdir(exist_ok=True)
         shutil.copy(made.file("parsing", f"{k}.png"), smooth.file("parsing", f"{k}.png"))

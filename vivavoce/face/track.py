@@ -12,6 +12,7 @@ it, so candidates are scored by reprojection error plus a log-normal prior on th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -280,6 +281,7 @@ def track(
     size: tuple[int, int],
     focal: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    threads: int = 1,
 ) -> Track:
     """Track a head through all its frames.
 
@@ -287,7 +289,7 @@ def track(
         points: [T,478,3] px (z grows away from the viewer, in px too), or a function that reads rows of that from a file; rows
             without a face hold any number.
         found: [T] bool. size: height and width of the frames. focal: px when it is known, None = find it.
-        progress: called with frames done and to do.
+        progress: called with frames done and to do. threads: that follow the head, each through other frames, with 30 MB each.
     Raises:
         InputError: fewer than two frames with a face.
     """
@@ -304,10 +306,11 @@ def track(
     fit = _Fit(keys, center, focal if focal is not None else focal_of(keys, center))
     shaking = tremor(still, found)
     basis = _learn(fit, shaking)
-    pieces = []
-    for part in rows.split(CHUNK):
-        pieces.append(_follow(fit, basis, read(part)[:, :MESH].float()))
-        progress(int(part[-1]) + 1, len(found))
+    pieces, parts = [], rows.split(CHUNK)
+    with ThreadPoolExecutor(threads) as pool:
+        for part, piece in zip(parts, pool.map(lambda part: _follow(fit, basis, read(part)[:, :MESH].float()), parts)):
+            pieces.append(piece)
+            progress(int(part[-1]) + 1, len(found))
     rotation, translation, expression = (torch.cat(p) for p in zip(*pieces))
     return _steadied(fit, basis, (rotation, translation, expression), read, found, (shots_of(still, found), shaking))
 

@@ -4,12 +4,12 @@ Inside vivavoce there is one clock: 25 frames a second, 16,000 samples a second,
 Everything is brought onto it here, by time stamp, and never held in memory as a whole unless the caller asks for that.
 """
 
-from vivavoce.media.decode import audio, audio_chunks, frames, glimpses, sound
+from vivavoce.media.decode import audio, audio_chunks, frames, glimpses, sound, undrawn
 from vivavoce.media.encode import Writer, write_audio
 from vivavoce.media.image import is_picture, pixels, read_image, write_image
 from vivavoce.media.probe import Info, probe
 
 __all__ = [
-    "Info", "Writer", "audio", "audio_chunks", "frames", "glimpses", "is_picture", "pixels", "probe", "read_image", "sound", "write_audio",
-    "write_image",
+    "Info", "Writer", "audio", "audio_chunks", "frames", "glimpses", "is_picture", "pixels", "probe", "read_image", "sound", "undrawn",
+    "write_audio", "write_image",
 ]  # fmt: skip

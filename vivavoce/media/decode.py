@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ SLACK = 0.02  # s a sound's time stamps may wander (coarse time bases round them
 
 
 def frames(path: str | Path, rate: float = FPS, start: float = 0.0) -> Iterator[np.ndarray]:
+    """Frames of a video, uint8 [H,W,3]: `undrawn`, each drawn."""
+    for make in undrawn(path, rate, start):
+        yield make()
+
+
+def undrawn(path: str | Path, rate: float = FPS, start: float = 0.0) -> Iterator[Callable[[], np.ndarray]]:
     """Frames of a video at a constant rate, as shown (turned, square pixels).
 
     Frame k stands for the time from k / rate to (k + 1) / rate and is the picture on screen in the middle of it: where the
@@ -33,7 +40,8 @@ def frames(path: str | Path, rate: float = FPS, start: float = 0.0) -> Iterator[
         rate: frames a second.
         start: s from where on; the file is wound there, not decoded up to there.
     Yields:
-        uint8 [H,W,3], RGB, every one the size of the first.
+        what makes the picture, uint8 [H,W,3], RGB, every one the size of the first: in any thread, once or not at all (the
+        colours take half of the time).
     Raises:
         InputError: no such file, not a video, nothing that can be decoded, or time stamps that jump by more than a minute.
     """
@@ -64,7 +72,7 @@ def frames(path: str | Path, rate: float = FPS, start: float = 0.0) -> Iterator[
         assert how is not None and held is not None  # `decoded` raises when nothing comes
         yield from (shown := _shown(held, how, number, start + usual, rate))
         if number + len(shown) == 0 and not first:  # shorter than half a frame: still one
-            yield how(held)
+            yield partial(how, held)
 
 
 def glimpses(path: str | Path, count: int) -> Iterator[np.ndarray]:  # uint8 [H,W,3] each
@@ -104,10 +112,10 @@ def _lasting(frame: av.VideoFrame, usual: float) -> float:
     return seconds if 0 < seconds < 1 else usual
 
 
-def _shown(frame: av.VideoFrame, how: Turn, number: int, until: float, rate: float) -> list[np.ndarray]:
+def _shown(frame: av.VideoFrame, how: Turn, number: int, until: float, rate: float) -> list[Callable[[], np.ndarray]]:
     """The frames, from `number` on, whose middle comes before `until`: this picture, so many times."""
     count = max(0, int(np.ceil(until * rate - 0.5 - 1e-6)) - number)
-    return [how(frame)] * count if count else []
+    return [partial(how, frame)] if count == 1 else [partial(np.asarray, how(frame))] * count if count else []
 
 
 def sound(path: str | Path, rate: int = RATE, layout: str = "mono") -> Iterator[np.ndarray]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -70,6 +72,11 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def _memory() -> IO[bytes]:
+    """A file in memory. Into one with a descriptor Pillow codes without the interpreter's lock, so that threads code side by side."""
+    return os.fdopen(os.memfd_create("picture"), "w+b") if hasattr(os, "memfd_create") else io.BytesIO()
+
+
 def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -> None:
     """Write a picture, whole or not at all; the kind follows the ending (.jpg, .png, ...).
 
@@ -83,11 +90,13 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
     path = Path(path)
     try:
         kind = Image.registered_extensions()[path.suffix.lower()]
-        whole = io.BytesIO()  # Pillow itself takes a full disk's short write for success
-        Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0, compress_level=effort)  # each kind heeds its own
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(path) as part:
-            part.write_bytes(whole.getbuffer())
+        with _memory() as whole:  # not the file itself: Pillow takes a full disk's short write for success
+            # each kind heeds its own of these
+            Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0, compress_level=effort)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole.seek(0)
+            with files.whole(path) as part:
+                part.write_bytes(whole.read())
     except KeyError as e:
         raise InputError(path, "unknown kind of picture", "name it .png or .jpg") from e
     except (OSError, ValueError) as e:

@@ -8,13 +8,13 @@ result can be put back into the original.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
 
 from vivavoce.face.landmarker import Face, Landmarker
-from vivavoce.media import frames, glimpses, probe, write_image
+from vivavoce.media import glimpses, probe, undrawn, write_image
 from vivavoce.prepare import VIDEO, Folder, Progress, Step
 from vivavoce.prepare.parallel import each
 from vivavoce.types import FPS, InputError
@@ -70,14 +70,14 @@ def run(folder: Folder, progress: Progress) -> None:
     there = {p.name for p in folder.file("ori_imgs").glob("*.jpg")}
     total = probe(folder.video).frames
 
-    def missing() -> Iterator[tuple[int, np.ndarray | None]]:
-        for k, image in enumerate(frames(folder.video)):
-            yield k, None if f"{k}.jpg" in there else image
+    def missing() -> Iterator[tuple[int, Callable[[], np.ndarray] | None]]:
+        for k, make in enumerate(undrawn(folder.video)):
+            yield k, None if f"{k}.jpg" in there else make
 
-    def write(item: tuple[int, np.ndarray | None]) -> int:
-        k, image = item
-        if image is not None:
-            write_image(folder.image(k), cut(image, crop, size))
+    def write(item: tuple[int, Callable[[], np.ndarray] | None]) -> int:
+        k, make = item
+        if make is not None:
+            write_image(folder.image(k), cut(make(), crop, size))
         return k
 
     count = 0

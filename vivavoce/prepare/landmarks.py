@@ -24,7 +24,7 @@ from vivavoce.prepare.rows import opened, writing
 from vivavoce.types import FPS, InputError
 
 RUN = 10 * FPS  # frames of one run
-MOST = 8  # threads: each holds its own nets, 60 MB
+MOST = 16  # threads: each holds its own nets, 60 MB
 SETTLE = 2  # times the mesh net looks again at a face just detected: its square then fits as in the frames that follow
 NEAR = 1.0  # main face: within this many face heights of its usual place
 ALIKE = (0.4, 2.5)  # and between these shares of its usual height

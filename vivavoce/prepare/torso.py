@@ -57,7 +57,7 @@ def raised(colours: np.ndarray, head: np.ndarray, part: np.ndarray, rows: int, d
     place = source[None] - up[:, None]  # [rows+down, columns]
     inside = (place >= 0) & (up[:, None] <= rows + (source - top)[None])
     out, where = colours.copy(), np.zeros_like(part)
-    values = colours[source, columns][None] * (DARKER ** up)[:, None, None]
+    values = colours[source, columns][None] * (DARKER**up)[:, None, None]
     r, c = place[inside], np.broadcast_to(columns, place.shape)[inside]
     out[r, c] = values[inside]
     where[r, c] = True

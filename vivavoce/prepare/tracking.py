@@ -26,12 +26,14 @@ from vivavoce.media.image import read_image
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.choices import require
 from vivavoce.prepare.headpose import refined
+from vivavoce.prepare.parallel import cores
 from vivavoce.prepare.rows import reader
 from vivavoce.types import InputError
 
 IDENTITIES, EXPRESSIONS = 100, 79  # widths of the lineage's BFM-2009 coefficients
 WORST = 0.03  # of the picture's height: a larger median error means that the mesh is not on the face
 LEAST = 0.5  # share of frames with a face
+MOST = 8  # threads that follow the head
 MODELS: dict[str, Callable[[], Morphable]] = {"bfm": morphable_bfm.load, "ict": morphable_ict.load}
 
 
@@ -83,7 +85,7 @@ def run(folder: Folder, progress: Progress) -> None:
         model = MODELS[tracker]().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         found, identity = fit_video(model, read, kept, folder.size, pictures=pictures(folder), progress=half)
     else:
-        found = track(read, kept, folder.size, progress=half)
+        found = track(read, kept, folder.size, progress=half, threads=min(cores(), MOST))
     error = float(found.error[found.found].median())
     found, followed = refined(folder, found, lambda done, total: progress(total + done, 2 * total))
     with folder.whole("track_params.pt") as part:
@@ -119,4 +121,4 @@ def verify(folder: Folder) -> None:
             raise InputError(path, "more than half of the frames show no face", better)
 
 
-STEP = Step("tracking", 8, 5, ("frames", "landmarks", "parsing", "shots"), ("track_params.pt",), run, verify, ("tracker",))
+STEP = Step("tracking", 8, 6, ("frames", "landmarks", "parsing", "shots"), ("track_params.pt",), run, verify, ("tracker",))
