@@ -179,21 +179,6 @@ def check_planes(backend: str, device: str) -> None:
     torch.testing.assert_close(one.cpu().float(), small(3)(points).detach(), atol=1e-3, rtol=0)
 
 
-def test_planes_know_how_much_neighbours_differ() -> None:
-    planes = TriPlane(2, 2, 4, 8, 10)  # dense, of 5 and 9 vertices a side
-    with torch.no_grad():
-        for plane in planes.planes:
-            plane.table[:25, 0] = 3 * (torch.arange(25) % 5)  # a slope along the first axis, in one of two features
-            plane.table[:25, 1] = 0
-            plane.table[plane.layout.levels[1].start :] = 7
-    found = planes.variation()
-    torch.testing.assert_close(found, torch.tensor(9 / 2 / 2))  # the mean over the features and over the levels
-    found.backward()
-    assert planes.planes[2].table.grad[:5].abs().sum() > 0
-    hashed = TriPlane(1, 1, 64, 64, 8)
-    assert hashed.variation() == 0
-
-
 def test_planes_and_half_precision() -> None:
     pytest.importorskip("numba")
     check_planes("numba", "cpu")

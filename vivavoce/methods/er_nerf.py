@@ -5,7 +5,8 @@ of the speech code, and how much of each eye, it hears; density from both, colou
 frame; attention to speech pulled to zero off the speaking face; a stage with patches of the lips; the torso last.
 Different, and why: the torso is the layer that all methods here share, learned with the head going on; each eye has an attention of
 its own; the authors' weighting of the loss by a predicted uncertainty, which their paper does not have, is left out; steps are
-thousands, not a hundred thousand.
+thousands, not a hundred thousand. In so few, planes alone fit the frames they see and put the head's surface at wrong depths, which
+shows at new poses; so the preset `full` lays a coarse grid in space beside them and opens them from coarse to fine (`paper` does not).
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class Config(Recipe):
     first: int = 0  # levels open at the start of a training, the rest follow from coarse to fine; 0: all
     opened: float = 0.4  # share of the steps after which all are open
     pace: float = 10.0  # rate of the planes over that of the networks
-    even: float = 0.0  # weight of the squared difference of neighbours in the planes
     code: int = 32  # of the speech
     hidden: int = 64  # of the networks
     individual: int = 4  # numbers that belong to one training frame alone
@@ -74,7 +74,7 @@ class ErNerf(Renderer):
         "tiny": dict(radiance.TINY, levels=4, base=8, finest=32, log2_table=10, code=8, hidden=16, individual=2),
         "cpu": dict(radiance.CPU, levels=6, features=2, base=32, finest=256, code=16, hidden=32),
         "paper": {},
-        "full": dict(log2_table=18),  # every cell of the finest level its own: 14 has sixteen share one, which shows as grain
+        "full": dict(levels=9, features=2, base=16, log2_table=19, volume=4, first=2),  # 2^19: every cell of the finest level its own
     }
     window = (16, 8)
 
@@ -166,8 +166,7 @@ class ErNerf(Renderer):
         return self._losses(self.tell(clip), clip, self.config.steps)
 
     def _losses(self, told: Heard, clip: Clip, step: int) -> dict[str, Tensor]:
-        values = self.room.losses(self, told, clip, step, self.config.outside)
-        return values | ({"even": self.config.even * self.planes.variation()} if self.config.even else {})
+        return self.room.losses(self, told, clip, step, self.config.outside)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [radiance.optimizer(self, [self.planes, *([self.volume] if self.volume else [])], self.config, self.config.pace)]

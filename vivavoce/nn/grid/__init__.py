@@ -168,20 +168,6 @@ class TriPlane(nn.Module):
         tables: list[Tensor] = [plane.table for plane in self.planes]  # type: ignore[misc]
         return _several(points, tables, layout, PLANES, open_levels, self.backend, dtype)
 
-    def variation(self) -> Tensor:  # scalar
-        """Mean squared difference of neighbours, over the dense levels: in a hashed one there are none to speak of."""
-        layout: Plan = self.planes[0].layout  # type: ignore[assignment]
-        found = []
-        for level in layout.levels:
-            side = level.strides[1]
-            if level.hashed or not side:
-                continue
-            for plane in self.planes:
-                table: Tensor = plane.table  # type: ignore[assignment]
-                square = table[level.start : level.start + side * side].view(side, side, -1)
-                found.append(square.diff(dim=0).square().mean() + square.diff(dim=1).square().mean())
-        return pytorch.stack(found).mean() if found else self.planes[0].table.new_zeros(())  # type: ignore[operator]
-
     def reads(self, open_levels: float | None = None) -> Read:
         """The planes for drawing."""
         layout: Plan = self.planes[0].layout  # type: ignore[assignment]
