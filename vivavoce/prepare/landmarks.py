@@ -4,13 +4,14 @@
 [T,52]. A frame without a face has no `.lms`, NaN in the arrays and 0 in clip.json's `faces`; it keeps its number. Of several
 faces the main one is followed: the one that the frames were cut around.
 
-Frames are worked on in runs of 250 that know nothing of each other, so several threads share them, a killed run goes on with
+Frames are worked on in runs of 250 that know nothing of each other, so several processes share them, a killed run goes on with
 the runs that are left, and the result is the same however the work was interrupted.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,12 @@ from vivavoce.face import regions
 from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.media import read_image
 from vivavoce.prepare import Folder, Progress, Step
-from vivavoce.prepare.parallel import cores, each
+from vivavoce.prepare.parallel import counted, spread
 from vivavoce.prepare.rows import opened, writing
 from vivavoce.types import FPS, InputError
 
 RUN = 10 * FPS  # frames of one run
-MOST = 16  # threads: each holds its own nets, 60 MB
+MOST = 8  # processes: each holds its own nets, 110 MB with all it imports
 SETTLE = 2  # times the mesh net looks again at a face just detected: its square then fits as in the frames that follow
 NEAR = 1.0  # main face: within this many face heights of its usual place
 ALIKE = (0.4, 2.5)  # and between these shares of its usual height
@@ -66,23 +67,26 @@ def track(folder: Folder, landmarker: Landmarker, first: int, last: int) -> tupl
     return points, blendshapes
 
 
+def follower(path: Path) -> Callable[[int], int]:
+    """What follows the face through a run of frames of a folder, and keeps what it found; it gives their number."""
+    folder, landmarker = Folder(path), Landmarker(threads=1)
+
+    def follow(first: int) -> int:
+        last = min(first + RUN, folder.frames)
+        points, blendshapes = track(folder, landmarker, first, last)
+        with folder.whole(".landmarks", f"{first}.npz") as part:
+            np.savez(part, points=points, blendshapes=blendshapes)
+        return last - first
+
+    return follow
+
+
 def run(folder: Folder, progress: Progress) -> None:
     """Follow the face, run by run, then join what was found."""
     total, apart = folder.frames, folder.file(".landmarks")
-    own = threading.local()
-
-    def work(first: int) -> int:
-        target = apart / f"{first}.npz"
-        if not target.exists():
-            if not hasattr(own, "landmarker"):
-                own.landmarker = Landmarker(threads=1)
-            points, blendshapes = track(folder, own.landmarker, first, min(first + RUN, total))
-            with folder.whole(".landmarks", target.name) as part:
-                np.savez(part, points=points, blendshapes=blendshapes)
-        return min(first + RUN, total)
-
-    for done in each(work, range(0, total, RUN), min(cores(), MOST)):
-        progress(done, total)
+    left = [first for first in range(0, total, RUN) if not (apart / f"{first}.npz").exists()]
+    frames = sum(min(RUN, total - first) for first in left)
+    spread(partial(follower, folder.path), left, frames, counted(progress, total - frames, total), MOST)
     join(folder, [apart / f"{first}.npz" for first in range(0, total, RUN)])
     for path in apart.iterdir():
         path.unlink()

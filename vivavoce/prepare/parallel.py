@@ -56,7 +56,9 @@ def each(work: Callable[[T], R], items: Iterable[T], threads: int | None = None)
                 future.cancel()
 
 
-def spread(make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int, heard: Callable[[R], None]) -> None:
+def spread(
+    make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int, heard: Callable[[R], None], most: int = MOST
+) -> None:
     """`make()(item)` for every item, over every core: by threads, or by processes when there is much to do.
 
     Sixteen threads of NumPy wait for the interpreter and for the one address space they share; processes do not. `make` is
@@ -66,14 +68,14 @@ def spread(make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int
         make: a module's function, or a `functools.partial` of one, so that it can be sent to a process.
         items: what to work on; small, they are sent too.
         frames: how many frames of work they are.
-        heard: called with each result as it comes, in no order.
+        heard: called with each result as it comes, in no order. most: threads or processes, where each holds much.
     Raises:
         the first error of the work or of `heard`, which ends the rest; RuntimeError when a process is lost (killed, out of memory).
     """
-    count = min(cores(), len(items))
+    count = min(cores(), len(items), most)
     if count > 1 and frames >= LONG:
         with TEAM:
-            _processes(make, items, min(count, MOST), heard)
+            _processes(make, items, count, heard)
         return
     own = threading.local()
 

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from vivavoce.prepare import Folder, Progress, Step
 from vivavoce.prepare.cuts import Floats, Look, changes, face_mask, look, thumbnail
-from vivavoce.prepare.parallel import each
+from vivavoce.prepare.parallel import cores, each
 from vivavoce.prepare.rows import reader
 from vivavoce.types import FPS, InputError
 
 KEPT, FLASH, FADE, PERSON, VIEW, EMPTY = "kept", "a flash", "a fade", "another person", "another picture", "no face"
 GAP = 5  # frames without a face, after which another person may be there
+MOST = 4  # threads that look: half of a look needs the interpreter, for which more only wait
 BRIEF = 12  # frames: what lasts no longer between two like shots is a flash or an insert
 PICKED = 25  # frames a shot is described by
 SHAPE, COLOUR = 0.032, 12.5  # of two shots of one person: distance of the face shapes, levels of skin and of hair under one light. Halves
@@ -193,7 +194,7 @@ def run(folder: Folder, progress: Progress) -> None:
     height = float(np.median(np.ptp(some[:, :, 1], axis=1)))
 
     def looks() -> Iterator[Look]:
-        for k, found in enumerate(each(lambda k: look(folder.image(k), read([k])[0], size), range(total))):
+        for k, found in enumerate(each(lambda k: look(folder.image(k), read([k])[0], size), range(total), min(cores(), MOST))):
             if k % FPS == 0:
                 progress(k, total)
             yield found
