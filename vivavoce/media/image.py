@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -83,7 +84,7 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
     Args:
         path: where to; its folder is made.
         image: [3,H,W] or [4,H,W] float in 0..1 (Tensor), or uint8 [H,W,3] or [H,W,4] (array).
-        effort: 0 to 9, of PNG: more makes the same picture a smaller file, and takes longer.
+        effort: 0 to 9, of PNG: more makes the same picture a smaller file, and takes longer; up to 1 only runs of one colour are sought.
     Raises:
         InputError: an unknown ending, or a place that cannot be written.
     """
@@ -91,8 +92,9 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
     try:
         kind = Image.registered_extensions()[path.suffix.lower()]
         with _memory() as whole:  # not the file itself: Pillow takes a full disk's short write for success
-            # each kind heeds its own of these
-            Image.fromarray(pixels(image)).save(whole, kind, quality=QUALITY, subsampling=0, compress_level=effort)
+            search = zlib.Z_RLE if effort <= 1 else zlib.Z_DEFAULT_STRATEGY
+            wishes = dict(quality=QUALITY, subsampling=0, compress_level=effort, compress_type=search)  # each kind heeds its own
+            Image.fromarray(pixels(image)).save(whole, kind, **wishes)
             path.parent.mkdir(parents=True, exist_ok=True)
             whole.seek(0)
             with files.whole(path) as part:
