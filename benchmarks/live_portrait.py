@@ -105,7 +105,7 @@ def drawers(net: Networks, device: str, compiled: bool) -> dict[str, Draw]:
         out["ready"] = drawing.ready(net)
     if compiled:
         made = torch.compile(drawing.Drawer(net, dtype), dynamic=False)
-        out["compiled"] = drawing.Graphs(made, dtype) if cuda else made
+        out["compiled"] = drawing.graphed(made, next(net.parameters()).device, dtype) if cuda else made
     return out
 
 

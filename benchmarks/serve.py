@@ -36,10 +36,11 @@ import stream
 import torch
 from PIL import Image
 
-from vivavoce import run, speech
+from vivavoce import registry, run, speech
 from vivavoce.face import mesh, regions
 from vivavoce.media import Writer, audio, pixels
-from vivavoce.methods import dit_motion, live_portrait
+from vivavoce.method import Generator
+from vivavoce.methods import live_portrait
 from vivavoce.serve import stage
 from vivavoce.serve.jobs import ENDED, Jobs, Order
 from vivavoce.serve.uploads import Limits
@@ -75,8 +76,9 @@ def random_head(source: Path, options: run.Options, like: Talker | None = None) 
         return like.again(face), face.size, []
     torch.manual_seed(0)
     renderer = live_portrait.LivePortrait(live_portrait.Config(adversarial=0.0, perceptual=0.0)).to(options.device).eval()
-    shape: dict[str, Any] = dict(space="keypoints", expression=63, speech="mel", speech_dim=80, block=8, ahead=2, gap=0.0, sync=0.0)
-    generator = dit_motion.DitMotion(dit_motion.Config(**shape)).to(options.device).eval()
+    shape: dict[str, Any] = dict(space="keypoints", expression=63, speech="mel", speech_dim=80, gap=0.0, sync=0.0)
+    generator = registry.create("dit_motion", "live", **shape).to(options.device).eval()
+    assert isinstance(generator, Generator)
     talker = Talker(renderer, face, {"mel": speech.load("mel", options.device)}, generator, None, 1)
     return talker, face.size, []
 
@@ -161,7 +163,7 @@ def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, rend
         f" {pictures / seconds:.1f} pictures a second, {pictures / seconds / FPS:.1f} sessions;"
         " ms a picture: "
         + ", ".join(f"{name} {1000 * value / pictures:.1f}" for name, value in spent.items())
-        + batches(every[0].talker.renderer)
+        + batches(every[0].talker)
     )
 
 
@@ -185,16 +187,18 @@ def path(samples: np.ndarray, device: str, folder: Path) -> None:
         stages = {name: talker.seconds[name] - spent[name] for name in spent} | {"encode (beside)": encode.seconds}
         print(
             f"path: {count} frames of {size[1]} x {size[0]} px at batch {block}: {count / took:.1f} frames a second;"
-            " ms a frame: " + ", ".join(f"{name} {1000 * value / count:.2f}" for name, value in stages.items()) + batches(talker.renderer)
+            " ms a frame: " + ", ".join(f"{name} {1000 * value / count:.2f}" for name, value in stages.items()) + batches(talker)
         )
 
 
-def batches(renderer: Any) -> str:
-    """How often so many rows were drawn at once."""
-    drawers = [getattr(d, "together", None) for d in (renderer, *getattr(renderer, "_draw", ()))]
-    done = next((d.batches for d in drawers if d is not None), {})
-    memory = f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else ""
-    return (f"; batches {dict(sorted(done.items()))}" if done else "") + memory
+def batches(talker: Talker) -> str:
+    """How often so many rows were drawn at once, and so many blocks of motion made."""
+    renderer, blocks = talker.renderer, getattr(talker.generator, "blocks", None)
+    told = ""
+    for name, parts in (("drawn", (renderer, *getattr(renderer, "_draw", ()))), ("moved", getattr(blocks, "quick", {}).values())):
+        done = next((part.together.batches for part in parts if hasattr(part, "together")), {})
+        told += f"; batches {name} {dict(sorted(done.items()))}" if done else ""
+    return told + (f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else "")
 
 
 def main() -> None:

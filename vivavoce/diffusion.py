@@ -62,13 +62,23 @@ class Diffusion:
             added = torch.linspace(LINEAR[0] * scale, LINEAR[1] * scale, self.steps, dtype=torch.float64).clamp(max=STEEPEST)
         return torch.cat([torch.ones(1, dtype=torch.float64), (1 - added).cumprod(0)])
 
+    @cached_property
+    def _copies(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def _there(self, device: torch.device) -> Tensor:  # [N+1]
+        """The levels on a device; copied once, for while a CUDA graph is recorded nothing can be."""
+        if device not in self._copies:
+            self._copies[device] = self.levels.to(device)
+        return self._copies[device]
+
     def draw(self, count: int, device: torch.device | str = "cpu") -> Tensor:  # -> [count] int64 in 1 .. N
         """Times to train at."""
         return torch.randint(1, self.steps + 1, (count,), device=device)
 
     def shares(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:  # [B], [B,...] -> [B,1,...], [B,1,...]
         """Factors of data and noise at that time."""
-        level = self.levels.to(time.device)[time.long()].reshape(-1, *[1] * (like.ndim - 1))
+        level = self._there(time.device)[time.long()].reshape(-1, *[1] * (like.ndim - 1))
         return level.sqrt().to(like), (1 - level).sqrt().to(like)
 
     def mix(self, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:  # [B,...], [B,...], [B] -> [B,...]

@@ -23,6 +23,7 @@ from vivavoce.types import Clip, InputError, Motion, Source, mirror
 
 MADE = frozenset({"speech", "motion", "audio"})  # Clip fields that come from the audio, not from the source
 TRIM = 5  # frames between two looks for free memory: a millisecond a frame, for a peak that does not wander
+APART = 0.2  # s between two, for all Talkers of a GPU together: on it frames lie elsewhere
 Paste = Callable[[Tensor, Tensor], Tensor]  # frames [T,3,h,w], rows of the source [T] -> full pictures [T,3,H,W]
 
 
@@ -144,7 +145,7 @@ class Talker:
                 del frames  # not to be kept while the next are made
                 done, ready = done + count, ready - count
                 if done % TRIM < count:
-                    heap.trim()
+                    heap.trim(APART if self.device.type == "cuda" else 0.0)
 
     def __call__(self, audio: Tensor) -> Tensor:  # [N] -> [T,3,H,W]
         """All frames of a recording, in memory: a stream of one chunk."""

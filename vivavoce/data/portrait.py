@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivavoce.face import regions
-from vivavoce.face.crop import Crop, around, crop, paste, soft_mask
+from vivavoce.face.crop import Crop, Pasting, around, crop, soft_mask
 from vivavoce.face.landmarker import Face, Landmarker
 from vivavoce.media import frames as video_frames
 from vivavoce.media import read_image
@@ -65,6 +65,7 @@ class Portrait:
             index=torch.zeros(1, dtype=torch.long),
         )
         self.mask = soft_mask(self.size, 0.06)
+        self.pasting: Pasting | None = None
 
     def __len__(self) -> int:
         return 1
@@ -77,10 +78,10 @@ class Portrait:
 
     def paste(self, frames: Tensor, rows: Tensor) -> Tensor:  # [T,3,h,w], [T] -> [T,3,H,W]
         """Rendered crops put back into the full picture."""
-        if self.picture.device != frames.device:
-            self.picture, self.mask = self.picture.to(frames.device), self.mask.to(frames.device)
-        where = self.where[torch.zeros(len(frames), dtype=torch.long)]
-        return paste(self.picture.expand(len(frames), -1, -1, -1), frames, where, self.mask)
+        if self.pasting is None or self.picture.device != frames.device:
+            self.picture = self.picture.to(frames.device)
+            self.pasting = Pasting(self.picture, self.where, self.mask.to(frames))
+        return self.pasting(self.picture.expand(len(frames), -1, -1, -1), frames)
 
     def _choose(self, faces: Sequence[Face], face: int) -> Face:
         if not faces:

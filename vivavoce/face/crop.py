@@ -7,6 +7,7 @@ before they shrink, so neither aliases.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -108,18 +109,32 @@ def steady(crop: Crop) -> Crop:
     return Crop(torch.cat([mean[:, :, :2], place[None, :, None]], 2).expand(len(crop), -1, -1), crop.size)
 
 
-def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], outside: str) -> Tensor:  # [T,C,H,W], [T,2,3] -> [T,C,h,w]
+@dataclass(frozen=True)
+class _Sampling:
     """Pictures resampled: output pixel p reads the input at matrix @ p; averaged first where many input pixels make one."""
-    shrink = int(torch.linalg.vector_norm(matrix[:, :, 0], dim=1).max().clamp(1, min(images.shape[-2:])))
-    if shrink > 1:
-        images = F.avg_pool2d(images, shrink, ceil_mode=True, count_include_pad=False)
-    whole = torch.tensor([images.shape[-1], images.shape[-2]]).to(matrix) * shrink  # px the input covers
-    half = torch.tensor([size[1] / 2, size[0] / 2]).to(matrix)
-    turn = matrix[:, :, :2] * half * 2 / whole[:, None]
-    place = (matrix[:, :, :2] @ half + matrix[:, :, 2]) * 2 / whole - 1
-    theta = torch.cat([turn, place[:, :, None]], 2).to(images.dtype)
-    grid = F.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode=outside, align_corners=False)
+
+    shrink: int
+    grid: Tensor  # [T,h,w,2]
+
+    @classmethod
+    def of(cls, matrix: Tensor, like: Tensor, size: tuple[int, int]) -> Self:  # [T,2,3], inputs such as [T,C,H,W]
+        shrink = int(torch.linalg.vector_norm(matrix[:, :, 0], dim=1).max().clamp(1, min(like.shape[-2:])))
+        high, wide = (-(-side // shrink) for side in like.shape[-2:])
+        whole = torch.tensor([wide, high]).to(matrix) * shrink  # px the input covers
+        half = torch.tensor([size[1] / 2, size[0] / 2]).to(matrix)
+        turn = matrix[:, :, :2] * half * 2 / whole[:, None]
+        place = (matrix[:, :, :2] @ half + matrix[:, :, 2]) * 2 / whole - 1
+        theta = torch.cat([turn, place[:, :, None]], 2).to(like.dtype)
+        return cls(shrink, F.affine_grid(theta, [len(theta), 1, *size], align_corners=False))
+
+    def __call__(self, images: Tensor, outside: str) -> Tensor:  # [T,C,H,W] -> [T,C,h,w]; one place serves any number of pictures
+        if self.shrink > 1:
+            images = F.avg_pool2d(images, self.shrink, ceil_mode=True, count_include_pad=False)
+        return F.grid_sample(images, self.grid.expand(len(images), -1, -1, -1), padding_mode=outside, align_corners=False)
+
+
+def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], outside: str) -> Tensor:  # [T,C,H,W], [T,2,3] -> [T,C,h,w]
+    return _Sampling.of(matrix, images, size)(images, outside)
 
 
 def crop(frames: Tensor, where: Crop) -> Tensor:  # [T,C,H,W] -> [T,C,h,w]
@@ -150,29 +165,50 @@ def paste(full: Tensor, frames: Tensor, where: Crop, mask: Tensor | None = None)
 
     Returns [T,C,H,W]. Differentiable in `full`, `frames` and `mask`; only the box around the crops is computed.
     """
-    height, width = full.shape[-2:]
-    high, wide = where.size
-    corners = torch.tensor([[0.0, 0.0], [wide, 0.0], [wide, high], [0.0, high]]).to(where.matrix)
-    seen = where.outside(corners.expand(len(where), 4, 2)).flatten(0, 1)
-    low = [int(v) for v in seen.amin(0).floor()]
-    top = [int(v) for v in seen.amax(0).ceil()]
-    x0, y0, x1, y1 = max(0, low[0]), max(0, low[1]), min(width, top[0]), min(height, top[1])
-    if x0 >= x1 or y0 >= y1:
-        return full.clone()
     taken = soft_mask(where.size) if mask is None else mask
-    taken = taken.to(frames).expand(len(frames), -1, -1, -1)
-    if _copies(where):  # pixel upon pixel: nothing to resample
-        inner = (..., slice(y0 - low[1], y1 - low[1]), slice(x0 - low[0], x1 - low[0]))
-        alpha, placed = taken[inner], frames[inner]
-    else:
-        matrix = where.matrix.to(frames.device).clone()
+    return Pasting(full, where, taken.to(frames))(full, frames)
+
+
+class Pasting:
+    """`paste` at a place that stays: what does not depend on the crops' colours is computed once.
+
+    Args:
+        like: [...,H,W] pictures such as those pasted into. where: one place for all pictures, or one for each.
+        mask: [1 or T,1,h,w] how much of the crop is taken; on the device and of the kind of the crops.
+    """
+
+    def __init__(self, like: Tensor, where: Crop, mask: Tensor) -> None:
+        height, width = like.shape[-2:]
+        high, wide = where.size
+        corners = torch.tensor([[0.0, 0.0], [wide, 0.0], [wide, high], [0.0, high]]).to(where.matrix)
+        seen = where.outside(corners.expand(len(where), 4, 2)).flatten(0, 1)
+        low = [int(v) for v in seen.amin(0).floor()]
+        top = [int(v) for v in seen.amax(0).ceil()]
+        x0, y0, x1, y1 = max(0, low[0]), max(0, low[1]), min(width, top[0]), min(height, top[1])
+        self.away = x0 >= x1 or y0 >= y1
+        if self.away:
+            return
+        self.box = (..., slice(y0, y1), slice(x0, x1))
+        self.inner = (..., slice(y0 - low[1], y1 - low[1]), slice(x0 - low[0], x1 - low[0]))
+        self.sampling: _Sampling | None = None
+        taken = mask.expand(len(where), -1, -1, -1)
+        if _copies(where):  # pixel upon pixel: nothing to resample
+            self.alpha = taken[self.inner]
+            return
+        matrix = where.matrix.to(mask.device).clone()
         matrix[:, :, 2] += matrix[:, :, :2] @ torch.tensor([float(x0), float(y0)]).to(matrix)
-        box = (y1 - y0, x1 - x0)
-        alpha, placed = _warp(taken, matrix, box, "zeros"), _warp(frames, matrix, box, "border")
-    under = full[..., y0:y1, x0:x1]
-    out = full.clone()
-    out[..., y0:y1, x0:x1] = torch.lerp(under, placed, alpha.expand_as(under))
-    return out
+        self.sampling = _Sampling.of(matrix, mask, (y1 - y0, x1 - x0))
+        self.alpha = self.sampling(taken, "zeros")
+
+    def __call__(self, full: Tensor, frames: Tensor) -> Tensor:  # [T,C,H,W], [T,C,h,w] -> [T,C,H,W]
+        """The pictures with the crops in them."""
+        out = full.clone()
+        if self.away:
+            return out
+        placed = frames[self.inner] if self.sampling is None else self.sampling(frames, "border")
+        under = full[self.box]
+        out[self.box] = torch.lerp(under, placed, self.alpha.expand_as(under))
+        return out
 
 
 def _copies(where: Crop) -> bool:

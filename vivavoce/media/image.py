@@ -7,7 +7,7 @@ import os
 import warnings
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -78,6 +78,14 @@ def _memory() -> IO[bytes]:
     return os.fdopen(os.memfd_create("picture"), "w+b") if hasattr(os, "memfd_create") else io.BytesIO()
 
 
+def coded(image: Image.Image, kind: str, **wishes: Any) -> bytes:
+    """A picture as the bytes of a file of that kind; `wishes` are Pillow's."""
+    with _memory() as whole:
+        image.save(whole, kind, **wishes)
+        whole.seek(0)
+        return whole.read()
+
+
 def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -> None:
     """Write a picture, whole or not at all; the kind follows the ending (.jpg, .png, ...).
 
@@ -91,14 +99,12 @@ def write_image(path: str | Path, image: Tensor | np.ndarray, effort: int = 6) -
     path = Path(path)
     try:
         kind = Image.registered_extensions()[path.suffix.lower()]
-        with _memory() as whole:  # not the file itself: Pillow takes a full disk's short write for success
-            search = zlib.Z_RLE if effort <= 1 else zlib.Z_DEFAULT_STRATEGY
-            wishes = dict(quality=QUALITY, subsampling=0, compress_level=effort, compress_type=search)  # each kind heeds its own
-            Image.fromarray(pixels(image)).save(whole, kind, **wishes)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            whole.seek(0)
-            with files.whole(path) as part:
-                part.write_bytes(whole.read())
+        search = zlib.Z_RLE if effort <= 1 else zlib.Z_DEFAULT_STRATEGY
+        wishes = dict(quality=QUALITY, subsampling=0, compress_level=effort, compress_type=search)  # each kind heeds its own
+        data = coded(Image.fromarray(pixels(image)), kind, **wishes)  # whole: Pillow takes a full disk's short write for success
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as part:
+            part.write_bytes(data)
     except KeyError as e:
         raise InputError(path, "unknown kind of picture", "name it .png or .jpg") from e
     except (OSError, ValueError) as e:

@@ -26,18 +26,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vivavoce.diffusion import Diffusion, Flow, weighted
-from vivavoce.face import idle, resting
+from vivavoce.face import resting
 from vivavoce.face.acting import Acting
 from vivavoce.method import Generator
 from vivavoce.nn import shipping
 from vivavoce.nn.dit import MotionTransformer, SpeechFrames
+from vivavoce.nn.motion_blocks import Blocks, State
 from vivavoce.nn.motion_code import MotionCode, training_windows
 from vivavoce.nn.motion_sync import MotionSync
 from vivavoce.nn.silence import SECONDS, not_speech
 from vivavoce.registry import register
 from vivavoce.types import FPS, Clip, InputError, Motion, Source
 
-UNSURE, FARTHEST = 0.3, 4.0  # noise on the context in training, so that a made one will do; most deviations a made one keeps
+UNSURE = 0.3  # noise on the context in training, so that a made one will do
 CHUNKS, ROWS = 300, 1500  # of the source, that setup looks at
 
 
@@ -92,19 +93,6 @@ class Config(Acting):
         return max(self.chunk, self.context + self.block + self.ahead)
 
 
-@dataclass(frozen=True)
-class State:
-    """What `generate` carries from row to row."""
-
-    rest: Tensor  # [E] of the source
-    identity: Tensor  # [1,I]
-    previous: Tensor  # [context,M]
-    frame: int = 0
-    ready: Tensor | None = None  # [block+ahead,M] of the block that the frame is in
-    free: Tensor | None = None  # [block] voice gate
-    gate: float = 0.0
-
-
 @register(
     family="motion", paper="DiffPoseTalk, 2024; FLOAT, 2025", origin="hazard-10/LivePortrait; DiffPoseTalk/DiffPoseTalk", license="MIT"
 )
@@ -140,6 +128,7 @@ class DitMotion(Generator):
         self.listen = SpeechFrames(c.speech_dim, c.width, c.dropout)
         identity = c.expression + c.identity
         self.model = MotionTransformer(self.code.numbers, identity, c.width, c.layers, c.heads, c.hidden, c.kind, c.dropout)
+        self.blocks = Blocks(self.listen, self.model, self.code, self.process, self.unit, c)
         self.judge = MotionSync(self.code.numbers, c.speech_dim) if c.sync > 0 else None
         self.judging = True  # the judge learns; `update` says when it is frozen
 
@@ -233,6 +222,14 @@ class DitMotion(Generator):
             self.judge.requires_grad_(self.judging)
         return super().update(clip, step, optimizers)
 
+    def train(self, mode: bool = True) -> Self:
+        self.blocks.quick.clear()  # made of weights that may change
+        return super().train(mode)
+
+    def rehearse(self, most: int) -> None:
+        """Makes ready for so many streams at once, so that nobody waits for it."""
+        self.blocks.rehearse(most)
+
     def start(self, source: Clip) -> State:
         """From the source's first row: its face at rest with the mouth shut, from `units` or `motion`, and `points` where heard."""
         rest = self.code.rest.clone()
@@ -240,60 +237,33 @@ class DitMotion(Generator):
             rest = resting.closed(source.units[0].to(rest), rest)
         elif source.motion is not None and source.motion.space == self.space != "blendshapes":
             rest = source.motion.expression[0].to(rest)
-        points = source.points[:1].flatten(1).to(rest) if self.config.identity and source.points is not None else None
-        points = rest.new_zeros(1, self.config.identity) if points is None else points
-        return State(rest, torch.cat([rest[None], points], 1), rest.new_zeros(self.config.context, self.code.numbers))
+        points = source.points[0].flatten() if self.config.identity and source.points is not None else None
+        return self.blocks.start(rest, rest.new_zeros(self.config.identity) if points is None else points)
 
     def generate(self, clip: Clip, state: State) -> tuple[Motion, State]:
-        """Expression of the source with the voice's movement, and the head's pose relative to the source's."""
+        """Expression of the source with the voice's movement, and the head's pose relative to the source's; on the CPU."""
         assert clip.speech is not None
-        speech, begin, block, at = clip.speech.to(self.code.rest), state.frame, self.config.block, 0
-        rows, free = [speech.new_zeros(0, self.code.numbers)], [speech.new_zeros(0)]
-        while at < len(speech):
+        begin, block, at = state.frame, self.config.block, 0
+        rows, free, sway = [state.moves[:0]], [state.free[:0]], [state.sway[:0]]
+        while at < len(clip.speech):
             place = state.frame % block
             if place == 0:
-                state = self._block(speech[at], state)
-            assert state.ready is not None and state.free is not None
-            count = min(block - place, len(speech) - at)
-            rows.append(state.ready[place : place + count])
-            free.append(state.free[place : place + count])
+                state = self.blocks.next(clip.speech[at], state)
+            count = min(block - place, len(clip.speech) - at)
+            for made, part in ((rows, state.moves), (free, state.free), (sway, state.sway)):
+                made.append(part[place : place + count])
             at, state = at + count, replace(state, frame=state.frame + count)
         opened, gate = resting.slowed(torch.cat(free), state.gate)
-        motion = self._motion(self.code.decode(torch.cat(rows)), opened, state.rest, begin)
+        motion = self._motion(torch.cat(rows), opened, torch.cat(sway), state, begin)
         return motion, replace(state, gate=gate)
 
-    def _block(self, speech: Tensor, state: State) -> State:  # [W,D]
-        """The block that begins at this row, cross-faded with what was made of its first rows before."""
-        c = self.config
-        steps = speech.unflatten(0, (-1, 2))[None]  # [1,L,2,D]
-        length, new = steps.shape[1], c.block + c.ahead
-        audio, logit = self.listen(steps)
-        given = (torch.arange(length, device=speech.device) < c.context)[None]
-        seen = ~given | (state.frame > 0)
-        frames = torch.arange(state.frame, state.frame + new, device=speech.device)
-        warmth = c.temperature + (c.mouth_temperature - c.temperature) * self.code.spoken
-        noise = warmth * idle.normal(frames, self.code.numbers, int(c.seed))[None]
-
-        def network(noisy: Tensor, time: Tensor) -> Tensor:
-            whole = torch.cat([state.previous[None], noisy], 1)
-            return self.model.guided(whole, audio, self.unit * time, state.identity, given, seen, c.guidance)[:, c.context :]
-
-        begin: Any = {} if isinstance(self.process, Flow) else {"start": c.begin or None}
-        made = self.process.sample(network, noise, c.evaluations, **begin)[0].clamp(-FARTHEST, FARTHEST)
-        if state.ready is not None and c.ahead:
-            share = (torch.arange(1, c.ahead + 1, device=made.device) / (c.ahead + 1))[:, None]
-            made = torch.cat([torch.lerp(state.ready[c.block :], made[: c.ahead], share), made[c.ahead :]])
-        free = resting.free(logit[0, c.context : c.context + c.block])
-        previous = torch.cat([state.previous, made[: c.block]])[-c.context :]
-        return replace(state, ready=made, free=free, previous=previous)
-
-    def _motion(self, moves: Tensor, free: Tensor, rest: Tensor, begin: int) -> Motion:  # [n,E+7], [n], [E]
+    def _motion(self, moves: Tensor, free: Tensor, sway: Tensor, state: State, begin: int) -> Motion:  # [n,E+7], [n], [n,6]
         """The movement on the source's face, with what the face does whether it speaks or not."""
-        c, size, frame = self.config, len(rest), torch.arange(begin, begin + len(moves), device=moves.device)
+        c, size, frame = self.config, len(state.rest), torch.arange(begin, begin + len(moves))
         grown = c.pose * (frame.float() / FPS).clamp(max=1)[:, None]  # the first frame is the source's own pose
-        expression = rest + (1 + (c.strength * free[:, None] - 1) * self.code.mouth) * moves[:, :size]
+        expression = state.rest + (1 + (c.strength * free[:, None] - 1) * state.mouth) * moves[:, :size]
         if self.code.faces:
-            expression = c.felt(resting.scores(c.living(expression, rest, frame, int(c.seed))), free)
-        turn, shift = (c.sway * v for v in idle.sway(frame, int(c.seed)))
-        rigid = grown * moves[:, size:]
-        return Motion(c.facing(turn + rigid[:, :3]), shift + rigid[:, 3:6], 1 + rigid[:, 6:], expression, self.space)
+            expression = c.felt(resting.scores(c.living(expression, state.rest, frame, int(c.seed))), free)
+        rigid, sway = grown * moves[:, size:], c.sway * sway
+        turn, shift = c.facing(sway[:, :3] + rigid[:, :3]), sway[:, 3:] + rigid[:, 3:6]
+        return Motion(turn, shift, 1 + rigid[:, 6:], expression, self.space)

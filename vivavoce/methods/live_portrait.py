@@ -17,7 +17,7 @@ on files of their form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from vivavoce import losses
-from vivavoce.face.crop import Crop, around, crop, paste, soft_mask
+from vivavoce.face.crop import Crop, Pasting, around, crop, soft_mask
 from vivavoce.method import Renderer
-from vivavoce.nn.liveportrait import SIDE, SMALL, Networks, Widths, drawing, keypoints, training, weights
+from vivavoce.nn.liveportrait import SIDE, SMALL, Networks, Widths, drawing, following, keypoints, training, weights
 from vivavoce.nn.perceptual import Perceptual
 from vivavoce.registry import register
 from vivavoce.types import Clip, InputError, Motion
@@ -89,7 +89,8 @@ class Identity:
     offset: Tensor  # [1,21,3] of retargeted eyes and lips
     frame: Tensor  # [1,3,H,W]
     where: Crop
-    mask: Tensor  # [1,1,h,w]
+    pasting: Pasting
+    row: Tensor  # [1,N] of `following.portrait`
 
 
 @register(family="portrait", paper="arXiv 2407.03168", origin="KwaiVGI/LivePortrait", license="MIT")
@@ -120,7 +121,7 @@ class LivePortrait(Renderer):
         judged = 2 if config.adversarial else 0
         depth = min(3, config.side.bit_length() - 4)
         self.judges = torch.nn.ModuleList(training.Judge(config.judge, depth) for _ in range(judged))  # of the whole, of the lips
-        self._draw: list[drawing.Draw] = []  # in a list: a copy, nobody's parameters
+        self._draw: list[Callable[..., Tensor]] = []  # in a list: a copy, nobody's parameters
         self._perceptual: list[Perceptual] = []
 
     @classmethod
@@ -142,20 +143,21 @@ class LivePortrait(Renderer):
     @torch.no_grad()
     def encode(self, source: Clip) -> Identity:
         """From one row: frames [1,3,H,W], landmarks [1,68,2] px. Raises InputError without a face."""
-        if missing := source.missing(self.source_needs):
-            raise InputError("live_portrait", f"the portrait has no {', '.join(missing)}", "give a picture in which a face is found")
-        assert source.frames is not None and source.landmarks is not None
+        if source.frames is None or source.landmarks is None:
+            missing = ", ".join(source.missing(self.source_needs))
+            raise InputError("live_portrait", f"the portrait has no {missing}", "give a picture in which a face is found")
         frame, landmarks, c = source.frames[:1].contiguous(), source.landmarks[:1], self.config
         where = around(landmarks, (2 * c.side, 2 * c.side), MARGIN, SHIFT)
         picture = functional.avg_pool2d(crop(frame, where), 2)
         canonical, motion = self.networks.measure(picture)
         points = keypoints.compose(canonical, motion)
         offset = self._offset(points, *training.opened(landmarks))
-        mask = soft_mask(where.size).to(frame.device)
+        pasting = Pasting(frame, where, soft_mask(where.size).to(frame))
         volume = self.networks.appearance(picture)
         if volume.is_cuda:  # as the drawer's convolutions read it, once a portrait
             volume = volume.contiguous(memory_format=torch.channels_last_3d)
-        return Identity(volume, canonical, motion, points, offset, frame, where, mask)
+        row = following.portrait(canonical, motion, points, offset)
+        return Identity(volume, canonical, motion, points, offset, frame, where, pasting, row)
 
     def _offset(self, points: Tensor, eyes: Tensor, lips: Tensor) -> Tensor:  # [1,21,3], [1,2], [1,1] -> [1,21,3]
         """What retargeting adds to the driven points."""
@@ -168,19 +170,19 @@ class LivePortrait(Renderer):
 
     def driven(self, identity: Identity, motion: Motion) -> Tensor:  # -> [T,21,3]
         """Key points of the portrait under a motion, stitched and retargeted."""
-        c, own = self.config, identity.points.expand(len(motion), -1, -1)
-        moved = keypoints.replaced(identity.motion, motion) if c.absolute else keypoints.follow(identity.motion, motion)
-        points = keypoints.compose(identity.canonical, moved)
-        if c.stitch:
-            points = self.networks.stitching.stitch(own, points)
-        return own + (points + identity.offset - own) * c.multiplier
+        return self._points(identity.row.expand(len(motion), -1), following.moments(identity.motion, motion, self.config.absolute))[0]
 
-    def draw(self, identity: Identity, points: Tensor) -> Tensor:  # [T,21,3] -> [T,3,2S,2S] in 0..1
-        """The crop under driven key points."""
+    def _points(self, portraits: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+        c, stitch = self.config, self.networks.stitching.stitch
+        return following.followed(portraits, moments, stitch if c.stitch else None, c.absolute, c.multiplier)
+
+    def draw(self, identity: Identity, motion: Motion) -> Tensor:  # T rows -> [T,3,2S,2S] in 0..1
+        """The crop under a motion."""
+        c, rows = self.config, len(motion)
         if not self._draw:
-            self._draw.append(drawing.ready(self.networks, self.config.half, self.config.compiled))
-        rows = len(points)
-        return self._draw[0](identity.volume.expand(rows, -1, -1, -1, -1), points, identity.points.expand(rows, -1, -1))
+            self._draw.append(drawing.ready(self.networks, c.half, c.compiled, self._points))
+        moments = following.moments(identity.motion, motion, c.absolute)
+        return self._draw[0](identity.volume.expand(rows, -1, -1, -1, -1), identity.row.expand(rows, -1), moments)
 
     @torch.no_grad()
     def render(self, identity: Identity, clip: Clip) -> Tensor:  # -> [T,3,H,W] in 0..1
@@ -190,9 +192,7 @@ class LivePortrait(Renderer):
         if motion.expression.shape[1:] != (63,):
             cause = f"an expression of {motion.expression.shape[1]} numbers, not 21 points"
             raise InputError("live_portrait", cause, "choose a generator of the space keypoints")
-        drawn = self.draw(identity, self.driven(identity, motion))
-        rows = torch.zeros(len(drawn), dtype=torch.long)
-        return paste(identity.frame.expand(len(drawn), -1, -1, -1), drawn, identity.where[rows], identity.mask).clamp(0, 1)
+        return identity.pasting(identity.frame.expand(len(motion), -1, -1, -1), self.draw(identity, motion)).clamp(0, 1)
 
     @torch.no_grad()
     def measure(self, frames: Tensor, where: Crop) -> Motion:  # [T,3,H,W] -> T rows

@@ -1,12 +1,13 @@
 """What several threads ask of one network at the same moment, done as one batch.
 
-Nobody waits for others to ask: while one batch is being made, what is asked meanwhile gathers, and whoever comes next makes it. So a
-batch is as large as the computer is busy, and one thread alone is served as if it called the work itself.
+While one batch is being made, what is asked meanwhile gathers, and whoever comes next makes it; where several threads have asked of
+late, that one waits a moment for those whose questions are on their way. One thread alone is served as if it called the work itself.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -14,6 +15,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+LATELY = 0.5  # s since a thread's last question in which its next one is thought of
+QUIET, LONGEST = 0.001, 0.004  # s without a new question after which nobody is waited for; most waiting
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
 
@@ -39,18 +42,36 @@ class Together(Generic[Asked, Made]):
         self.work, self.most, self.lock = work, most, threading.Lock()
         self.waiting: deque[_Turn[Asked, Made]] = deque()
         self.batches: dict[int, int] = {}  # how often so many were done at once
+        self.asking: dict[int, float] = {}  # thread -> when it asked last
+        self.came = threading.Event()
 
     def __call__(self, asked: Asked) -> Made:
         """Raises what `work` raises for this question alone."""
         mine: _Turn[Asked, Made] = _Turn(asked)
+        self.asking[threading.get_ident()] = time.monotonic()
         self.waiting.append(mine)
+        self.came.set()
         with self.lock:
             while not mine.done:
+                self._gather()
                 count = min(self.most, len(self.waiting))
                 self._do([self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))])
         if mine.error is not None:
             raise mine.error
         return mine.made[0]
+
+    def _gather(self) -> None:
+        """Wait for those who have asked of late, until they are there or nobody has come for a moment."""
+        now = time.monotonic()
+        for thread, asked in list(self.asking.items()):
+            if now - asked > LATELY:
+                del self.asking[thread]
+        while (count := len(self.waiting)) < min(self.most, len(self.asking)):
+            self.came.clear()
+            if len(self.waiting) > count:
+                continue
+            if not self.came.wait(QUIET) or time.monotonic() - now > LONGEST:
+                return
 
     def _do(self, turns: list[_Turn[Asked, Made]]) -> None:
         try:

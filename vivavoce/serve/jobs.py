@@ -7,7 +7,6 @@ nothing else, and throw it away. `job.json` beside the film says what was asked,
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import queue
@@ -26,6 +25,7 @@ from PIL import Image
 
 from vivavoce import registry, run, tts
 from vivavoce.files import whole
+from vivavoce.media import coded
 from vivavoce.serve import marks, uploads
 from vivavoce.types import FPS, InputError
 
@@ -354,11 +354,10 @@ def actors(folder: Path) -> dict[str, Path]:
 
 def jpeg(image: np.ndarray, longest: int = 0, quality: int = 80) -> bytes:
     """A picture, uint8 [H,W,3], as JPEG, no longer than that on either side (0: as it is)."""
-    picture, data = Image.fromarray(image), io.BytesIO()
+    picture = Image.fromarray(image)
     if longest:
         picture.thumbnail((longest, longest))
-    picture.save(data, "JPEG", quality=quality)
-    return data.getvalue()
+    return coded(picture, "JPEG", quality=quality)
 
 
 def _digest(path: Path) -> str:

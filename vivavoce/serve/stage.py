@@ -138,6 +138,8 @@ def rehearse(talker: Talker, most: int) -> None:
             pass
         talker.block *= 2
     talker.block = block
+    if (ready := getattr(talker.generator, "rehearse", None)) is not None:
+        ready(most)
 
 
 class Session:

@@ -62,4 +62,5 @@ class Mel:
 
 
 def load(device: str | torch.device = "cpu") -> Mel:
-    return Mel(device)
+    """On the CPU always: the few numbers of a live picture's sound take it a tenth of the time that a GPU's kernels take to be started."""
+    return Mel()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivavoce import assets
+from vivavoce.nn.graphs import Graphs, plain
 from vivavoce.nn.liveportrait import Networks
 from vivavoce.nn.liveportrait.blocks import fold
 from vivavoce.nn.liveportrait.decoder import SLOPE, Spade, SpadeBlock, SpadeDecoder, SpectralConv
@@ -24,6 +25,7 @@ from vivavoce.nn.together import Rows
 from vivavoce.render.backends import installed
 
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]  # volume [T,C,D,H,W], driving and source points [T,K,3] -> [T,3,h,w]
+Points = Callable[..., tuple[Tensor, Tensor]]  # anything with a row a picture -> driving and source points [T,K,3]
 
 
 class Enlarged(nn.Module):
@@ -138,67 +140,46 @@ class Drawer(nn.Module):
         return self.decoder(features.to(memory_format=torch.channels_last)).float()
 
 
-class Graphs:
-    """A drawer as CUDA graphs, one for each number of rows that is a power of two; other numbers are filled up.
+def graphed(draw: Callable[..., Tensor], device: torch.device, dtype: torch.dtype = torch.float16) -> Graphs:
+    """A drawer as CUDA graphs.
 
     Args:
-        draw: what is recorded.
+        draw: what is recorded; its first input is volumes.
         dtype: that it wants volumes in; they are held channel by channel, so that filling in a portrait's is one copy.
     """
 
-    def __init__(self, draw: Draw, dtype: torch.dtype = torch.float16) -> None:
-        self.draw, self.dtype = draw, dtype
-        self.made: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor, Tensor], Tensor]] = {}
+    def hold(rows: Tensor) -> Tensor:
+        return rows.to(dtype).clone(memory_format=torch.channels_last_3d) if rows.ndim == 5 else plain(rows)
 
-    def __call__(self, volume: Tensor, driving: Tensor, source: Tensor) -> Tensor:
-        rows = len(driving)
-        full = 1 << (rows - 1).bit_length()
-        if full not in self.made:
-            self.made[full] = self._capture(*(v[-1:].expand(full, *v.shape[1:]) for v in (volume, driving, source)))
-        graph, inputs, out = self.made[full]
-        for held, value in zip(inputs, (volume, driving, source), strict=True):
-            held[:rows].copy_(value)
-            if rows < full:
-                held[rows:].copy_(value[-1:].expand_as(held[rows:]))
-        graph.replay()
-        return out[:rows].clone()
-
-    def _capture(
-        self, volume: Tensor, driving: Tensor, source: Tensor
-    ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor, Tensor], Tensor]:
-        held = volume.to(self.dtype).clone(memory_format=torch.channels_last_3d)
-        inputs = held, driving.clone(memory_format=torch.contiguous_format), source.clone(memory_format=torch.contiguous_format)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
-            for _ in range(3):  # choices of algorithms and workspaces must be made before the capture
-                self.draw(*inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on meanwhile
-            out = self.draw(*inputs)
-        return graph, inputs, out
+    return Graphs(draw, device, hold)
 
 
-def ready(networks: Networks, half: bool = True, compiled: bool = False) -> Draw:
+def ready(networks: Networks, half: bool = True, compiled: bool = False, points: Points | None = None) -> Callable[..., Tensor]:
     """The quickest drawer of the device that the networks are on; on CUDA what several threads draw at once is one batch.
+
+    Returns:
+        volume, driving and source points -> pictures; with `points` volume and what `points` asks for.
 
     Args:
         networks: with their weights.
         half: float16 on CUDA; elsewhere float32 always.
         compiled: by torch.compile, where there are no kernels of our own; its products are kept in the cache folder, so the second
             start is quick. On an H200 the plain drawer so compiled takes half as long again as the flat one.
+        points: makes driving and source points of what is given in their place; recorded with the rest.
     """
     device = next(networks.parameters()).device
     cuda = device.type == "cuda"
     dtype = torch.float16 if cuda and half else torch.float32
-    if cuda and installed("triton"):
-        return Rows(Graphs(FlatDrawer(networks, dtype), dtype))
-    draw: Draw = Drawer(networks, dtype)
+    draw: Draw = FlatDrawer(networks, dtype) if cuda and installed("triton") else Drawer(networks, dtype)
     if compiled and not cuda:  # there it would need Triton too
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(assets.cache() / "inductor"))
         draw = torch.compile(draw)
-    return Rows(Graphs(draw, dtype)) if cuda else draw
+
+    def whole(volume: Tensor, *asked: Tensor) -> Tensor:
+        driving, source = asked if points is None else points(*asked)
+        return draw(volume, driving, source)
+
+    return Rows(graphed(whole, device, dtype)) if cuda else whole
 
 
 def _norms(block: SpadeBlock) -> list[Spade]:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vivavoce.face.pose import FLIP, euler_from_matrix, matrix_from_euler
+from vivavoce.face.pose import euler_from_matrix, matrix_from_euler
 from vivavoce.types import Motion
 
 SPACE = "keypoints"
@@ -55,14 +55,18 @@ def angle(scores: Tensor) -> Tensor:  # [T,66] -> [T] rad
 
 def turning(rotation: Tensor) -> Tensor:  # [T,3] rad, face/pose.py -> [T,3,3]
     """R for row vectors in the picture's axes. Differentiable."""
-    flip = rotation.new_tensor(FLIP)
-    return (matrix_from_euler(rotation) * flip[:, None] * flip).transpose(-1, -2)
+    return matrix_from_euler(_flipped(rotation)).transpose(-1, -2)
 
 
 def angles(turn: Tensor) -> Tensor:  # [T,3,3] -> [T,3] rad, face/pose.py
     """Inverse of `turning`."""
-    flip = turn.new_tensor(FLIP)
-    return euler_from_matrix(turn.transpose(-1, -2) * flip[:, None] * flip)
+    return _flipped(euler_from_matrix(turn.transpose(-1, -2)))
+
+
+def _flipped(rotation: Tensor) -> Tensor:  # [T,3] rad -> [T,3] rad
+    """Angles about axes of which y and z point the other way (no constant is fetched from the CPU: a CUDA graph could not)."""
+    pitch, yaw, roll = rotation.unbind(-1)
+    return torch.stack([pitch, -yaw, -roll], -1)
 
 
 def authors_turning(degrees: Tensor) -> Tensor:  # [T,3] pitch, yaw, roll in the authors' order -> [T,3,3]
