@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from vivavoce.method import Renderer
 from vivavoce.methods.dit_motion import Config, DitMotion
 from vivavoce.nn import shipping
 from vivavoce.nn.dit import CrossBlock, MotionTransformer, SpeechFrames, aligned, rotary, sinusoid, turned
+from vivavoce.nn.graphs import Graphs
 from vivavoce.nn.motion_code import MotionCode
 from vivavoce.nn.motion_sync import MotionSync
 from vivavoce.speech import vad
@@ -219,6 +222,73 @@ def test_a_seed_is_a_performance() -> None:
     assert (first.expression - other.expression).abs().max() > 1e-3
     calm, calmer = (moved(tiny(seed=s, temperature=0.0, sway=0.0), speech, 20) for s in (0, 1))
     assert torch.allclose(calm.rotation, calmer.rotation)
+
+
+def questions(method: DitMotion, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:  # [1,N] each
+    """What a stream of five blocks asks of the network, its beginning included."""
+    asked: list[Tensor] = []
+    told = method.blocks._told
+    with monkeypatch.context() as watched:
+        watched.setattr(method.blocks, "_told", lambda row: told(asked.append(row) or row))  # type: ignore[func-returns-value]
+        moved(method, sounds(method, 5 * method.config.block), 3)
+    return asked
+
+
+VARIETY: list[dict[str, object]] = [{"guidance": 2.0}, {"process": "diffusion", "kind": "cross", "diffusion_steps": 10, "begin": 4}]
+
+
+@pytest.mark.parametrize("changes", VARIETY)
+@torch.no_grad()
+def test_blocks_of_several_streams_are_what_each_would_get_alone(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    method = tiny(temperature=1.0, **changes)
+    asked = questions(method, monkeypatch)
+    alone = [method.blocks.made(row) for row in asked]
+    assert len(asked) == 5 and float(torch.cat(alone).std(0).max()) > 0.1
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(method.blocks.made(torch.cat(asked)).split(1), alone, strict=True))
+    rows, begin, found = method.blocks._rows(), threading.Barrier(5), dict[int, Tensor]()
+
+    def ask(k: int) -> None:
+        for _ in range(4):
+            begin.wait(60)
+            found[k] = rows(asked[k])
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(torch.allclose(found[k], alone[k], atol=1e-5) for k in range(5))
+    assert sum(rows.together.batches.values()) < 20 == sum(size * count for size, count in rows.together.batches.items())
+    assert rows is method.blocks._rows() and not copy.deepcopy(method).blocks.quick  # a copy has its own
+    method.config.evaluations += 1
+    assert rows is not method.blocks._rows()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, *VARIETY, {"ahead": 0, "predicts": "velocity"}])
+@torch.no_grad()
+def test_a_block_recorded_is_the_same_block(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One CUDA graph for every power of two of streams, against the CPU; new weights in the old place, and weights in a new place."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    method = tiny(temperature=1.0, **changes)
+    speech, asked = sounds(method, 30), questions(method, monkeypatch)
+    wanted, single = moved(method, speech, 7), torch.cat([method.blocks.made(row) for row in asked])
+    method.cuda()
+    made = moved(method, speech.cuda(), 7)
+    assert all(torch.allclose(getattr(made, name), getattr(wanted, name), atol=1e-3) for name in FIELDS)
+    rows = method.blocks._rows()
+    assert isinstance(rows.work, Graphs) and rows.work.on and list(rows.work.made) == [1]
+    for count in (3, 5, 2, 3):
+        assert torch.allclose(rows.work(torch.cat(asked[:count])).cpu(), single[:count], atol=1e-3)
+    assert sorted(rows.work.made) == [1, 2, 4, 8]
+    method.rehearse(12)
+    assert sorted(rows.work.made) == [1, 2, 4, 8, 16] and method.blocks._rows() is rows
+    method.model.leave.bias.add_(0.1)
+    other = moved(method, speech.cuda(), 7)
+    assert method.blocks._rows() is rows and not torch.allclose(other.expression, made.expression, atol=1e-3)
+    method.cpu().cuda()
+    again = moved(method, speech.cuda(), 7)
+    assert torch.allclose(again.expression, other.expression, atol=1e-4) and method.blocks._rows().work.on  # type: ignore[attr-defined]
 
 
 def test_noise_of_a_row_is_normal_and_its_own() -> None:

@@ -21,6 +21,7 @@ from tests import hostile
 from vivavoce import run, speech
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.method import Renderer
+from vivavoce.nn import together as together_file
 from vivavoce.nn.together import Rows, Together
 from vivavoce.serve import live, server, stage, uploads
 from vivavoce.talker import Talker
@@ -68,6 +69,30 @@ def test_what_is_asked_while_a_batch_is_made_is_the_next_batch() -> None:
         thread.join(60)
     assert found == {n: "three" if n == 3 else 2 * n for n in range(7)}  # one bad question spoils no other
     assert together.batches in ({1: 5, 2: 1}, {1: 3, 4: 1})  # 1; four, one by one if the bad one was there; two, likewise
+
+
+def test_who_asks_at_the_same_beat_is_waited_for_and_one_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("LATELY", 60.0), ("QUIET", 1.0), ("LONGEST", 5.0)):  # of a machine with much else to do
+        monkeypatch.setattr(together_file, name, seconds)
+    together, beat, wrong = Together(lambda asked: [-n for n in asked]), threading.Barrier(6), list[int]()
+
+    def ask(n: int) -> None:
+        for k in range(10):
+            beat.wait(60)
+            if together(10 * n + k) != -(10 * n + k):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong and not together.busy and not together.waiting
+    assert sum(size * count for size, count in together.batches.items()) == 60
+    assert together.batches[4] >= 8 and together.batches[2] >= 8  # six at once: four, then two
+    alone = Together(lambda asked: asked)
+    monkeypatch.setattr(alone.came, "wait", None)  # cannot be called
+    assert [alone(n) for n in range(20)] == list(range(20)) and alone.batches == {1: 20}
 
 
 def test_rows_of_several_threads_come_back_to_each() -> None:

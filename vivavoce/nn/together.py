@@ -1,7 +1,7 @@
 """What several threads ask of one network at the same moment, done as one batch.
 
-While one batch is being made, what is asked meanwhile gathers, and whoever comes next makes it; where several threads have asked of
-late, that one waits a moment for those whose questions are on their way. One thread alone is served as if it called the work itself.
+While one batch is being made, what is asked meanwhile gathers and is the next. Who finds nothing being made waits a moment for those
+who have asked of late too: their questions are often on their way. One thread alone is served as if it called the work itself.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class _Turn(Generic[Asked, Made]):
         self.asked, self.done = asked, False
         self.made: list[Made] = []
         self.error: Exception | None = None
+        self.woken = threading.Event()  # answered, or to make the next batch
 
 
 class Together(Generic[Asked, Made]):
@@ -39,33 +40,54 @@ class Together(Generic[Asked, Made]):
     """
 
     def __init__(self, work: Callable[[list[Asked]], Sequence[Made]], most: int = 8) -> None:
-        self.work, self.most, self.lock = work, most, threading.Lock()
+        self.work, self.most, self.lock = work, most, threading.Lock()  # the lock: of what is below, never held while a batch is made
         self.waiting: deque[_Turn[Asked, Made]] = deque()
-        self.batches: dict[int, int] = {}  # how often so many were done at once
+        self.busy = False  # somebody makes a batch, or has been told to
         self.asking: dict[int, float] = {}  # thread -> when it asked last
         self.came = threading.Event()
+        self.batches: dict[int, int] = {}  # how often so many were done at once
 
     def __call__(self, asked: Asked) -> Made:
         """Raises what `work` raises for this question alone."""
         mine: _Turn[Asked, Made] = _Turn(asked)
-        self.asking[threading.get_ident()] = time.monotonic()
-        self.waiting.append(mine)
-        self.came.set()
         with self.lock:
-            while not mine.done:
-                self._gather()
-                count = min(self.most, len(self.waiting))
-                self._do([self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))])
+            self.asking[threading.get_ident()] = time.monotonic()
+            self.waiting.append(mine)
+            self.came.set()
+            waits, self.busy = self.busy, True
+        if waits:
+            mine.woken.wait()
+        if not mine.done:
+            self._batch(alone=not waits)
         if mine.error is not None:
             raise mine.error
         return mine.made[0]
 
+    def _batch(self, alone: bool) -> None:
+        """The questions that wait longest, the caller's among them, who may be `alone` in waiting; whoever waits then makes the next."""
+        turns: list[_Turn[Asked, Made]] = []
+        try:
+            if alone:
+                self._gather()
+            with self.lock:
+                count = min(self.most, len(self.waiting))
+                turns += [self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))]
+            self._do(turns)
+        finally:
+            with self.lock:
+                self.busy = bool(self.waiting)
+                if self.waiting:
+                    self.waiting[0].woken.set()
+            for turn in turns:  # those after whom nothing came are answered too, when the program is told to end meanwhile
+                turn.error = turn.error or (None if turn.done else RuntimeError("interrupted"))
+                turn.done = True
+                turn.woken.set()
+
     def _gather(self) -> None:
         """Wait for those who have asked of late, until they are there or nobody has come for a moment."""
         now = time.monotonic()
-        for thread, asked in list(self.asking.items()):
-            if now - asked > LATELY:
-                del self.asking[thread]
+        with self.lock:
+            self.asking = {thread: asked for thread, asked in self.asking.items() if now - asked <= LATELY}
         while (count := len(self.waiting)) < min(self.most, len(self.asking)):
             self.came.clear()
             if len(self.waiting) > count:
