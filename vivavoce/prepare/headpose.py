@@ -36,6 +36,7 @@ PARSED = 24  # of them whose parsing says where the head is
 ROUNDS = 3  # canonical picture, poses of its frames, and again
 LEVELS = 2
 POINTS = 2000  # pixels compared at most, a level
+BORDER = 8  # pixels around those registered that the canonical picture shows too, for its slopes
 FEWEST = 600  # pixels of upper head; with fewer there is nothing to register
 STEPS = (4, 3)  # of Gauss-Newton at most: on the coarse level, on the fine one
 STILL = 5e-5  # rad, metres: a smaller step ends a level
@@ -243,17 +244,17 @@ class Poses:
 
     def _laid_over(self, points: Floats, use: Floats, usual: tuple[Rows, Rows], keys: NDArray[np.int64]) -> tuple[Canonical | None, float]:
         """The canonical picture of one surface, and how unlike each other its frames are: the mean logarithm of the variance."""
-        rows, columns = (slice(max(int(k.min()) - 8, 0), int(k.max()) + 9) for k in use.nonzero())
+        there = ndimage.binary_dilation(use > 0, iterations=BORDER)
         model: Canonical | None = None
         unlike = 0.0
         for _ in range(ROUNDS):
-            laid = [warped for warped in each(partial(self._laid, model, points[rows, columns]), keys) if warped is not None]
+            laid = [warped for warped in each(partial(self._laid, model, points[there]), keys) if warped is not None]
             if len(laid) < len(keys) / 4:  # a head so still, or so unlike itself, that nothing becomes better
                 break
             picture, variance = np.zeros(self.lens.size, np.float32), np.ones(self.lens.size, np.float32)
             stack = np.stack(laid)
-            picture[rows, columns] = np.median(stack, 0)
-            variance[rows, columns] = np.square(1.4826 * np.median(np.abs(stack - picture[rows, columns]), 0))
+            picture[there] = np.median(stack, 0)
+            variance[there] = np.square(1.4826 * np.median(np.abs(stack - picture[there]), 0))
             model = Canonical(picture, variance, use, points, *usual, self.lens)
             unlike = float(np.log(variance[use > 0] + NOISE**2).mean())
         return model, unlike
@@ -264,7 +265,7 @@ class Poses:
         return upper_head(labels, [self.lens.seen(points, self.rotation[k], self.translation[k]) / sides for k in frames], spots)
 
     def _laid(self, model: Canonical | None, points: Floats, frame: int) -> Floats | None:
-        """A frame on the canonical picture; None where it cannot be found on it."""
+        """A frame at points [N,3] of the canonical picture, [N]; None where it cannot be found on it."""
         picture, at = small(Folder(self.path).image(int(frame))), (self.rotation[frame], self.translation[frame])
         if model is not None:
             change, good = model.find(pyramid(picture), *at)
