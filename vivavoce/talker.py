@@ -164,8 +164,8 @@ class Talker:
     def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None, before: dict[str, Tensor]) -> Tensor:
         """The next frames; `before` holds the stream's last conditions, where they are smoothed."""
         frame = torch.arange(start, start + count)
-        rows = mirror(frame, len(self.source))
         wanted = self.renderer.needs - MADE
+        rows = mirror(frame, len(self.source)) if wanted or self.paste is not None else frame
         clip = self.source.clip(rows, wanted) if wanted else Clip()
         clip, motion = self.staging(clip, frame, motion)
         if self.scene.smooth_lips:

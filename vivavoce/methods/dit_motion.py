@@ -243,27 +243,32 @@ class DitMotion(Generator):
     def generate(self, clip: Clip, state: State) -> tuple[Motion, State]:
         """Expression of the source with the voice's movement, and the head's pose relative to the source's; on the CPU."""
         assert clip.speech is not None
-        begin, block, at = state.frame, self.config.block, 0
-        rows, free, sway = [state.moves[:0]], [state.free[:0]], [state.sway[:0]]
+        block, at, pieces = self.config.block, 0, list[Motion]()
+        asked = tuple(vars(self.config).values())
         while at < len(clip.speech):
             place = state.frame % block
             if place == 0:
                 state = self.blocks.next(clip.speech[at], state)
+            if state.shown is None or state.asked != asked:  # all its rows at once: single ones take as long each
+                state = self._show(state, state.frame - place, asked)
+            assert state.shown is not None
             count = min(block - place, len(clip.speech) - at)
-            for made, part in ((rows, state.moves), (free, state.free), (sway, state.sway)):
-                made.append(part[place : place + count])
+            pieces.append(state.shown[place : place + count])
             at, state = at + count, replace(state, frame=state.frame + count)
-        opened, gate = resting.slowed(torch.cat(free), state.gate)
-        motion = self._motion(torch.cat(rows), opened, torch.cat(sway), state, begin)
-        return motion, replace(state, gate=gate)
+        if not pieces:
+            none = torch.zeros(0, 3)
+            return Motion(none, none, none[:, :1], state.rest[None][:0], self.space), state
+        return pieces[0] if len(pieces) == 1 else Motion.cat(pieces), state
 
-    def _motion(self, moves: Tensor, free: Tensor, sway: Tensor, state: State, begin: int) -> Motion:  # [n,E+7], [n], [n,6]
-        """The movement on the source's face, with what the face does whether it speaks or not."""
-        c, size, frame = self.config, len(state.rest), torch.arange(begin, begin + len(moves))
+    def _show(self, state: State, begin: int, asked: tuple[Any, ...]) -> State:
+        """The block that begins at that frame as movement on the source's face, with what the face does whether it speaks or not."""
+        c, moves, size = self.config, state.moves, len(state.rest)
+        free, gate = resting.slowed(state.free, state.gate)
+        frame = torch.arange(begin, begin + len(moves))
         grown = c.pose * (frame.float() / FPS).clamp(max=1)[:, None]  # the first frame is the source's own pose
         expression = state.rest + (1 + (c.strength * free[:, None] - 1) * state.mouth) * moves[:, :size]
         if self.code.faces:
             expression = c.felt(resting.scores(c.living(expression, state.rest, frame, int(c.seed))), free)
-        rigid, sway = grown * moves[:, size:], c.sway * sway
+        rigid, sway = grown * moves[:, size:], c.sway * state.sway
         turn, shift = c.facing(sway[:, :3] + rigid[:, :3]), sway[:, 3:] + rigid[:, 3:6]
-        return Motion(turn, shift, 1 + rigid[:, 6:], expression, self.space)
+        return replace(state, shown=Motion(turn, shift, 1 + rigid[:, 6:], expression, self.space), asked=asked, after=gate)

@@ -20,6 +20,7 @@ from vivavoce.nn.dit import MotionTransformer, SpeechFrames
 from vivavoce.nn.graphs import URGENT, Graphs, Packing
 from vivavoce.nn.motion_code import MotionCode
 from vivavoce.nn.together import Rows
+from vivavoce.types import Motion
 
 FARTHEST = 4.0  # most deviations that is kept of a number made
 MOST = 16  # streams whose blocks are one batch
@@ -38,7 +39,10 @@ class State:
     free: Tensor  # [block] voice gate
     sway: Tensor  # [block,6] of the idle head: rad, metres
     frame: int = 0
-    gate: float = 0.0
+    gate: float = 0.0  # the slowed voice gate where the block begins
+    after: float = 0.0  # and where it ends
+    shown: Motion | None = None  # the block's rows on the source's face
+    asked: tuple[Any, ...] = ()  # the settings that they are shown with, which may change while a face speaks
 
 
 class Blocks:
@@ -79,7 +83,7 @@ class Blocks:
         parts |= {"begun": state.rest.new_tensor([state.frame > 0]), "previous": state.previous, "before": state.before}
         previous, before, moves, free = self._parts(self._told(self.asked.pack(parts, 1)))
         sway = torch.cat(idle.sway(frames[: c.block], int(c.seed)), 1)
-        return replace(state, previous=previous, before=before, moves=moves, free=free, sway=sway)
+        return replace(state, previous=previous, before=before, moves=moves, free=free, sway=sway, gate=state.after, shown=None)
 
     def _parts(self, told: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [1,n]
         """Previous, before, moves, free of a State."""
