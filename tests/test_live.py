@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from torch import Tensor
 
 from tests import hostile
-from vivavoce import run, speech
+from tests.synthetic import SyntheticPerson
+from vivavoce import registry, run, speech
 from vivavoce.face.landmarker import Landmarker
 from vivavoce.method import Renderer
 from vivavoce.nn import together as together_file
@@ -190,6 +191,44 @@ def test_sessions_on_one_network_say_what_they_would_say_alone(tmp_path: Path) -
         assert list(together[k]) == list(wanted) == list(range(15))
         assert all(np.array_equal(together[k][n], wanted[n]) for n in wanted)
     assert sum(size * count for size, count in ensemble.together.batches.items()) >= 60
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_portraits_that_speak_at_once_are_moved_and_drawn_together(device: str, tmp_path: Path) -> None:
+    """Each as if it were alone; on a GPU by CUDA graphs, as one batch what is asked at the same beat."""
+    count, pictures = 3, 75 if device == "cuda" else 11
+    sound = [spoken(pictures / FPS, seed) for seed in range(count)]
+
+    def build(source: Path, options: run.Options, like: Talker | None = None) -> tuple[Talker, tuple[int, int], list[str]]:
+        person = SyntheticPerson(space="keypoints")
+        if like is not None:
+            return like.again(person), person.size, []
+        torch.manual_seed(0)
+        renderer = registry.create("live_portrait", "tiny", adversarial=0.0, half=False).to(device).eval()
+        heard = dict(space="keypoints", expression=63, speech="mel", speech_dim=80, gap=0.0, sync=0.0)
+        generator: Any = registry.create("dit_motion", "tiny", temperature=1.0, **heard).to(device).eval()
+        torch.nn.init.normal_(generator.model.leave.weight)
+        return Talker(renderer, person, {"mel": speech.load("mel", device)}, generator, None, options.block), person.size, []
+
+    place = stage.Stage({}, uploads.Limits(live=count), device, shared=True)
+    place.build = build  # type: ignore[method-assign]
+    sessions = [begin(place, tmp_path) for _ in range(count)]
+    again = [stage.Session(s.talker, s.size, [], "none") for s in sessions]
+    alone = [said(session, part) for session, part in zip(sessions, sound, strict=True)]
+    found: dict[int, dict[int, np.ndarray]] = {}
+    threads = [threading.Thread(target=lambda k=k: found.__setitem__(k, said(again[k], sound[k]))) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for k, wanted in enumerate(alone):
+        assert list(found[k]) == list(wanted) == list(range(pictures))
+        assert all(np.abs(found[k][n].astype(float) - wanted[n]).mean() < 1.5 for n in wanted)
+    assert all(np.abs(alone[0][n].astype(float) - alone[1][n]).max() > 2 for n in (5, 10))  # each its own voice
+    if device == "cuda":
+        talker: Any = sessions[0].talker
+        for rows in (talker.renderer._draw[0], *talker.generator.blocks.quick.values()):
+            assert rows.work.on and {1, 2, 4} <= set(rows.work.made) and any(size > 1 for size in rows.together.batches)
 
 
 def test_a_session_in_a_hurry_leaves_out_what_would_come_late(tmp_path: Path) -> None:

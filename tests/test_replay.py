@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tests.synthetic import SyntheticPerson
 from vivavoce import registry
 from vivavoce.nn import replay
+from vivavoce.nn.graphs import Graphs, Packing
 from vivavoce.nn.replay import Replay, tensors
 from vivavoce.types import Camera, Clip
 
@@ -42,6 +43,30 @@ def test_a_clip_is_its_tensors_and_a_copy_starts_with_nothing() -> None:
     one = Replay()
     one.on = False
     assert copy.deepcopy(one).on
+
+
+def test_tensors_become_a_row_of_numbers_and_come_back() -> None:
+    packing = Packing({"a": (2, 3), "none": (0, 4), "b": (1,)})
+    parts = {"b": torch.rand(5, 1), "a": torch.rand(5, 2, 3), "none": torch.zeros(5, 0, 4), "other": torch.rand(2)}
+    packed = packing.pack(parts, 5)
+    assert packed.shape == (5, 7) and all(torch.equal(part, parts[name]) for name, part in packing.parts(packed).items())
+    with pytest.raises(RuntimeError):
+        packing.pack(parts | {"b": torch.rand(5, 2)}, 5)
+
+
+@pytest.mark.gpu
+def test_rows_of_any_number_are_recorded_and_what_cannot_be_is_called_as_it_is() -> None:
+    device, rows, before = torch.device("cuda"), torch.rand(5, 3), torch.cuda.current_stream()
+    double = Graphs(lambda a, b: 2 * a + b, device)
+    for count in (5, 1, 3, 2, 5):
+        assert torch.equal(double(rows[:count], rows[:count].cuda()).cpu(), 3 * rows[:count])
+    assert sorted(double.made) == [1, 2, 4, 8] and double.on
+    looking = Graphs(lambda a: a * float(a.sum()), device)  # waits for the device
+    for _ in range(2):
+        assert torch.allclose(looking(rows).cpu(), rows * rows.sum()) and not looking.on and not looking.made
+    assert torch.cuda.current_stream() == before
+    again = Graphs(lambda a: a + 1, device)  # the device is as good as before
+    assert torch.equal(again(rows).cpu(), rows + 1) and again.on
 
 
 def head(name: str) -> tuple[Any, SyntheticPerson]:

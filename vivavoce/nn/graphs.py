@@ -105,7 +105,8 @@ class Graphs:
             if self.stream is None:
                 self.stream = torch.cuda.Stream(self.device, priority=self.priority)
             inputs = tuple(self.hold(v[-1:].to(self.device).expand(full, *v.shape[1:])) for v in rows)
-            self.stream.wait_stream(torch.cuda.current_stream())
+            here = torch.cuda.current_stream()
+            self.stream.wait_stream(here)
             try:
                 with torch.cuda.stream(self.stream):
                     for _ in range(WARM):
@@ -115,6 +116,7 @@ class Graphs:
                 with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):  # other threads go on meanwhile
                     out = self.work(*inputs)
             except RuntimeError as error:
+                torch.cuda.set_stream(here)  # a recording that breaks off leaves its own behind
                 log.warning("rows are made without a CUDA graph: %s", error)
                 self.on = False
                 return
