@@ -13,8 +13,9 @@ session keeps up when its delay in the last second is no more than 200 ms above 
 is taken: pictures a second of all sessions together, over 25 the number that could keep up; thread time of each stage, ms a picture; and
 how often so many were drawn as one batch.
 
---random: live_portrait at its published size and dit_motion in its space, both with random weights (speed does not depend on them); before
-the sessions, sound to a film in H.264 (path).
+--random: live_portrait at its published size and dit_motion's preset live in its space, both with random weights (speed does not depend on
+them); before the sessions, sound to a film in H.264 (path). --block and --ahead: rows of a block of motion, and rows heard after it, of
+which each is 40 ms of lookahead.
 
 --stream: so many minutes through the server's own socket, in pieces of 20 to 40 ms, as quickly as they are taken; benchmarks/stream.py
 says what is looked at.
@@ -50,6 +51,7 @@ from vivavoce.types import FPS, HOP, RATE, Clip
 ROUNDS = 3
 BEHIND = 0.2  # s
 SIDE = 512  # px
+ROWS = {"block": 8, "ahead": 2}  # of a block of motion of --random
 
 
 class Drawn:
@@ -76,7 +78,7 @@ def random_head(source: Path, options: run.Options, like: Talker | None = None) 
         return like.again(face), face.size, []
     torch.manual_seed(0)
     renderer = live_portrait.LivePortrait(live_portrait.Config(adversarial=0.0, perceptual=0.0)).to(options.device).eval()
-    shape: dict[str, Any] = dict(space="keypoints", expression=63, speech="mel", speech_dim=80, gap=0.0, sync=0.0)
+    shape: dict[str, Any] = dict(space="keypoints", expression=63, speech="mel", speech_dim=80, gap=0.0, sync=0.0, **ROWS)
     generator = registry.create("dit_motion", "live", **shape).to(options.device).eval()
     assert isinstance(generator, Generator)
     talker = Talker(renderer, face, {"mel": speech.load("mel", options.device)}, generator, None, 1)
@@ -161,9 +163,7 @@ def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, rend
     print(
         f"      as quickly as they are taken: first picture after {1000 * (max(d[0] for d in late) + HOP / RATE):.0f} ms,"
         f" {pictures / seconds:.1f} pictures a second, {pictures / seconds / FPS:.1f} sessions;"
-        " ms a picture: "
-        + ", ".join(f"{name} {1000 * value / pictures:.1f}" for name, value in spent.items())
-        + batches(every[0].talker)
+        " ms a picture: " + ", ".join(f"{name} {1000 * value / pictures:.1f}" for name, value in spent.items()) + batches(every[0].talker)
     )
 
 
@@ -210,10 +210,13 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--renderer", default="face_warp", help="a method that works with a portrait, or the folder of a trained run")
     parser.add_argument("--random", action="store_true")
+    parser.add_argument("--block", type=int, default=ROWS["block"])
+    parser.add_argument("--ahead", type=int, default=ROWS["ahead"])
     parser.add_argument("--stream", type=float, default=0, metavar="MINUTES")
     parser.add_argument("--strip", type=Path, help="with --stream: a picture file of the face at nine moments, to be looked at")
     options = parser.parse_args()
     device = run.pick_device(options.device)
+    ROWS.update(block=options.block, ahead=options.ahead)
     if not options.random and not Path(options.renderer).is_dir() and options.portrait is None:
         parser.error("give a PORTRAIT, or --random")
     data = Path(os.environ.get("VIVAVOCE_DATA", "../shared/data"))
