@@ -281,7 +281,7 @@ def test_a_block_recorded_is_the_same_block(changes: dict[str, object], monkeypa
     for count in (3, 5, 2, 3):
         assert torch.allclose(rows.work(torch.cat(asked[:count])).cpu(), single[:count], atol=1e-3)
     assert sorted(rows.work.made) == [1, 2, 4, 8]
-    method.rehearse(12)
+    method.rehearse(16)
     assert sorted(rows.work.made) == [1, 2, 4, 8, 16] and method.blocks._rows() is rows
     method.model.leave.bias.add_(0.1)
     other = moved(method, speech.cuda(), 7)

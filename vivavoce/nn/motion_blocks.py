@@ -94,9 +94,8 @@ class Blocks:
         """Makes ready for so many streams, so that nothing is recorded while somebody waits."""
         device = self.code.rest.device
         if device.type == "cuda":
-            for power in range(min(most, MOST).bit_length() + (most & (most - 1) > 0)):
-                with torch.no_grad():
-                    self._rows().work(torch.zeros(min(1 << power, MOST), sum(self.asked.sizes)))
+            for power in range(min(most, MOST).bit_length()):  # batches are powers of two
+                self._rows().work(torch.zeros(1 << power, sum(self.asked.sizes)))
 
     def _told(self, asked: Tensor) -> Tensor:  # [1,N] -> [1,n], both on the CPU
         device = self.code.rest.device
