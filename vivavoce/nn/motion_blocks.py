@@ -108,9 +108,10 @@ class Blocks:
         c = self.config
         weights = (*self.listen.parameters(), *self.listen.buffers(), *self.model.parameters(), *self.code.buffers())
         key = (c.evaluations, c.begin, c.guidance, c.temperature, c.mouth_temperature, *(w.data_ptr() for w in weights))
-        if key not in self.quick:
-            self.quick = {key: Rows(Graphs(self.made, self.code.rest.device, priority=URGENT), MOST)}
-        return self.quick[key]
+        if (rows := self.quick.get(key)) is None:
+            rows = Rows(Graphs(self.made, self.code.rest.device, priority=URGENT), MOST)
+            self.quick = {key: rows}
+        return rows
 
     def made(self, asked: Tensor) -> Tensor:  # [B,N] -> [B,n]
         """A block of each stream."""
