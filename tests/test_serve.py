@@ -203,8 +203,8 @@ def test_sound_that_lies_about_its_length_is_cut_off(jobs: Jobs, face: bytes, tm
 
 def finished(job: Job) -> None:
     end = time.monotonic() + 60
-    while not job.ended and time.monotonic() < end:
-        time.sleep(0.02)
+    while not (job.ended and f'"state": "{job.state}"' in (job.folder / "job.json").read_text()) and time.monotonic() < end:
+        time.sleep(0.02)  # what is told is written a moment later
 
 
 def test_a_fault_of_a_job_is_told_without_places_and_the_next_one_runs(

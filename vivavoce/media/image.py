@@ -74,8 +74,14 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _memory() -> IO[bytes]:
-    """A file in memory. Into one with a descriptor Pillow codes without the interpreter's lock, so that threads code side by side."""
-    return os.fdopen(os.memfd_create("picture"), "w+b") if hasattr(os, "memfd_create") else io.BytesIO()
+    """A file in memory. Into one with a descriptor Pillow codes without the interpreter's lock, so that threads code side by side; but
+    a limit on the length of files cuts that one off too, which Pillow does not notice."""
+    if hasattr(os, "memfd_create"):
+        import resource
+
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY:
+            return os.fdopen(os.memfd_create("picture"), "w+b")
+    return io.BytesIO()
 
 
 def coded(image: Image.Image, kind: str, **wishes: Any) -> bytes:

@@ -56,9 +56,7 @@ def each(work: Callable[[T], R], items: Iterable[T], threads: int | None = None)
                 future.cancel()
 
 
-def spread(
-    make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int, heard: Callable[[R], None], most: int = MOST
-) -> None:
+def spread(make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int, heard: Callable[[R], None], most: int = MOST) -> None:
     """`make()(item)` for every item, over every core: by threads, or by processes when there is much to do.
 
     Sixteen threads of NumPy wait for the interpreter and for the one address space they share; processes do not. `make` is
