@@ -21,7 +21,7 @@ from vivavoce.method import Renderer
 from vivavoce.nn import radiance
 from vivavoce.nn.audio import SpeechCode
 from vivavoce.nn.fields import Colour, Density, Individual, Rows, Told, Views, folded
-from vivavoce.nn.grid import Grid, TriPlane
+from vivavoce.nn.grid import Grid, TriPlane, open_at
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
 from vivavoce.nn.signals import listen, signals
@@ -163,10 +163,7 @@ class ErNerf(Renderer):
         return self.room.layers(self, self.tell(clip), clip, size)
 
     def loss(self, clip: Clip) -> dict[str, Tensor]:
-        return self._losses(self.tell(clip), clip, self.config.steps)
-
-    def _losses(self, told: Heard, clip: Clip, step: int) -> dict[str, Tensor]:
-        return self.room.losses(self, told, clip, step, self.config.outside)
+        return self.room.losses(self, self.tell(clip), clip, self.config.steps, self.config.outside)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [radiance.optimizer(self, [self.planes, *([self.volume] if self.volume else [])], self.config, self.config.pace)]
@@ -174,8 +171,6 @@ class ErNerf(Renderer):
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step, in the stage that the step belongs to, with as many levels of the planes as are open by then."""
         c: Config = self.config
-        done, told = step / max(c.steps, 1), self.tell(clip)
         if c.first:
-            self.open_levels.fill_(min(float(c.levels), c.first + (c.levels - c.first) * done / max(c.opened, 1e-6)))
-        self.room.refresh(self, told, step)
-        return radiance.descend(optimizers[0], self._losses(told, clip, step), done, c.decay)
+            self.open_levels.fill_(open_at(step / max(c.steps, 1), c.levels, c.first, c.opened))
+        return radiance.advance(self.room, self, self.tell(clip), clip, step, optimizers[0], c.outside)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vivavoce.method import Renderer
 from vivavoce.nn import marks, radiance
 from vivavoce.nn.fields import SHIFT, Colour, Individual, Rows, Views, exponential, folded
-from vivavoce.nn.grid import Grid
+from vivavoce.nn.grid import Grid, open_at
 from vivavoce.nn.loading import take_sizes
 from vivavoce.nn.radiance import Layers, Radiance, Recipe
 from vivavoce.registry import register
@@ -164,6 +164,5 @@ class R2Talker(Renderer):
     def update(self, clip: Clip, step: int, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step, in the stage that the step belongs to, with as many levels of the position grid as are open by then."""
         c: Config = self.config
-        done = step / max(c.steps, 1)
-        self.open_levels.fill_(min(float(c.levels), c.first + (c.levels - c.first) * done / max(c.opened, 1e-6)))
+        self.open_levels.fill_(open_at(step / max(c.steps, 1), c.levels, c.first, c.opened))
         return radiance.advance(self.room, self, self.tell(clip), clip, step, optimizers[0])

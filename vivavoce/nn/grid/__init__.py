@@ -35,7 +35,7 @@ from vivavoce.render.rays.shade import Level, Read
 
 from .plan import KINDS, PRIMES, Plan, plan
 
-__all__ = ["BACKENDS", "KINDS", "Grid", "TriPlane", "choose", "read"]
+__all__ = ["BACKENDS", "KINDS", "Grid", "TriPlane", "choose", "open_at", "read"]
 
 BACKENDS = ("torch", "numba", "triton")
 PLANES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz: ER-NeRF's order
@@ -44,6 +44,11 @@ START = 1e-4  # a table starts uniform within this
 
 def _load(backend: str, like: Tensor) -> ModuleType:
     return load(__name__, BACKENDS, backend, choose(like.device, like.dtype))
+
+
+def open_at(done: float, levels: int, first: int, share: float) -> float:
+    """`open_levels` when so much of a training is done, 0..1: from `first` to all of the levels while the first `share` of it goes by."""
+    return min(float(levels), first + (levels - first) * done / max(share, 1e-6))
 
 
 def _shares(layout: Plan, open_levels: float | None) -> tuple[float, ...]:
