@@ -154,7 +154,7 @@ def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, rend
         f" {1000 * (max(d[0] for d in late) + HOP / RATE):.0f} after the first sample;"
         f" ready after {first:.1f} s, the others {more:.2f} s each"
     )
-    again = [stage.Session(s.talker, s.size, [], "seen") for s in every]
+    again = [stage.Session(s.talker, s.size, [], "seen", turns=s.turns) for s in every]
     before = [dict(s.talker.seconds) for s in again]
     late, seconds = at_once(again, samples, False)
     pictures = sum(map(len, late))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from starlette.applications import Starlette
 from torch import Tensor
 
 from tests import hostile
@@ -88,7 +87,7 @@ def test_who_asks_at_the_same_beat_is_waited_for_and_one_alone_waits_for_nobody(
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert not wrong and not together.busy and not together.waiting
+    assert not wrong and not together.making and not together.waiting
     assert sum(size * count for size, count in together.batches.items()) == 60
     assert together.batches[4] >= 8 and together.batches[2] >= 8  # six at once: four, then two
     alone = Together(lambda asked: asked)
@@ -251,6 +250,7 @@ def test_a_session_in_a_hurry_leaves_out_what_would_come_late(tmp_path: Path) ->
 
 def test_who_takes_no_pictures_loses_seat_and_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
+    from starlette.applications import Starlette
     from websockets.sync.client import connect
 
     for where, name, value in ((stage, "IDLE", 0.3), (live, "IDLE", 0.3), (server, "PARTING", 0.2)):

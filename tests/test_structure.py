@@ -22,7 +22,7 @@ PACKAGE = ROOT / "vivavoce"
 # A part (file or folder directly below vivavoce/) may import parts of lower levels and of its own; never of a higher one.
 LEVELS = [
     {"__init__", "types"},
-    {"protobuf", "heap", "files", "catalogue", "download", "assets", "media", "tts", "speech"}
+    {"protobuf", "heap", "turns", "files", "catalogue", "download", "assets", "media", "tts", "speech"}
     | {"face", "nn", "render", "diffusion", "losses"},
     {"method", "registry", "data", "how"},
     {"methods", "prepare", "metrics"},

@@ -90,9 +90,11 @@ class Renderer(Method):
     """Draws frames of one identity.
 
     `source_needs`: Clip fields that `encode` reads, once, from the source.
+    `moves`: fields that `render` brings to its device itself, where that takes fewer copies than one for each of their tensors.
     """
 
     source_needs: ClassVar[frozenset[str]] = frozenset()
+    moves: ClassVar[frozenset[str]] = frozenset()
 
     def encode(self, source: Clip) -> Any:
         """What `render` needs to know of the identity; None where the identity is in the weights."""
@@ -106,11 +108,13 @@ class Renderer(Method):
 class Generator(Method):
     """Speech -> Motion, block by block, with state handed in and out.
 
-    `block`: rows made at once; `generate` is called with any number of rows and must give the same result however the
-    rows are cut.
+    `generate` is called with any number of rows and must give the same result however the rows are cut.
     """
 
-    block: ClassVar[int] = 1
+    @property
+    def every(self) -> int:
+        """It reads the speech of rows 0, `every`, 2 * `every`, ... of a stream; that of the others may be zeros."""
+        return 1
 
     def start(self, source: Clip) -> Any:
         """State before the first row, from the source's first rows (its pose, its rest expression)."""

@@ -19,33 +19,51 @@ from vivavoce import heap
 from vivavoce.controls import Scene, Staging, smoothed
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.speech import Encoder, Windows
-from vivavoce.types import Clip, InputError, Motion, Source, mirror
+from vivavoce.turns import away
+from vivavoce.types import HOP, RATE, STEPS, Clip, InputError, Motion, Source, mirror
 
 MADE = frozenset({"speech", "motion", "audio"})  # Clip fields that come from the audio, not from the source
 TRIM = 5  # frames between two looks for free memory: a millisecond a frame, for a peak that does not wander
-APART = 0.2  # s between two, for all Talkers of a GPU together: on it frames lie elsewhere
+APART = 2.0  # s between two, for all Talkers of a GPU together: on it frames lie elsewhere
 Paste = Callable[[Tensor, Tensor], Tensor]  # frames [T,3,h,w], rows of the source [T] -> full pictures [T,3,H,W]
 
 
 class _Ear:
-    """One listener: an encoder's stream cut into windows, with the rows not yet used."""
+    """One listener: an encoder's stream cut into windows, with the rows not yet used.
 
-    def __init__(self, encoder: Encoder, window: tuple[int, int]) -> None:
-        self.encoder, self.state = encoder, encoder.start()
+    Of a listener that reads the speech of single rows only, the sound between them is heard in one go, when the next such row is due;
+    the others come when their own sound was there to hear, and are zeros.
+    """
+
+    def __init__(self, encoder: Encoder, window: tuple[int, int], every: int = 1) -> None:
+        self.encoder, self.state, self.every = encoder, encoder.start(), every
         self.windows = Windows(*window, encoder.dim)
-        self.rows: Tensor | None = None
+        self.late = encoder.lookahead * RATE // 1000 + window[1] * HOP // STEPS  # samples after a row's first that it waits for
+        self.pieces, self.samples = list[Tensor](), 0  # waiting to be heard; all that came
+        self.rows, self.taken = torch.zeros(0, sum(window), encoder.dim), 0  # heard and not yet taken; taken, heard or not
 
     def push(self, samples: Tensor, last: bool) -> int:
-        """Hear samples; returns how many rows are waiting."""
-        steps, self.state = self.encoder.push(samples, self.state, last)
-        rows = self.windows.push(steps, last)
-        self.rows = rows if self.rows is None else torch.cat([self.rows, rows])
-        return len(self.rows)
+        """Take samples; returns how many rows are waiting."""
+        self.pieces.append(samples)
+        self.samples += len(samples)
+        if last or self._due() * HOP + self.late <= self.samples:
+            samples = self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
+            self.pieces.clear()
+            steps, self.state = self.encoder.push(samples, self.state, last)
+            skipped = max(0, self.taken - self.windows.frames)
+            rows = self.windows.push(steps, last)[skipped:]
+            self.rows = torch.cat([self.rows, rows]) if len(self.rows) else rows
+        there = 0 if last else min(self._due(), (self.samples - self.late) // HOP + 1)
+        return max(self.windows.frames, there) - self.taken
+
+    def _due(self) -> int:
+        """The first row not heard whose speech is read."""
+        return -(-self.windows.frames // self.every) * self.every
 
     def take(self, count: int) -> Tensor:  # -> [count,W,D]
-        assert self.rows is not None
+        self.taken += count
         out, self.rows = self.rows[:count], self.rows[count:]
-        return out
+        return out if len(out) == count else torch.cat([out, out.new_zeros(count - len(out), *self.rows.shape[1:])])
 
 
 class Talker:
@@ -121,7 +139,7 @@ class Talker:
     def stream(self, chunks: Iterable[Tensor], skip: Callable[[], bool] | None = None) -> Iterator[Tensor]:
         """Frames [m,3,H,W], m <= block, for a stream of audio at 16 kHz, [n] or [n,640] each, as soon as each is final;
         ceil(samples / 640) frames in total. `skip` is asked before rows are drawn: those that come too late come as [m,0,0,0]."""
-        ears = {id(m): _Ear(self.encoders[m.speech], m.window) for m in self._listeners()}
+        ears = {id(m): _Ear(self.encoders[m.speech], m.window, getattr(m, "every", 1)) for m in self._listeners()}
         with self._stage("move"):
             state: Any = self.generator.start(self.first) if self.generator is not None else None
         done, before = 0, dict[str, Tensor]()
@@ -157,8 +175,9 @@ class Talker:
         begun = time.perf_counter()
         with torch.no_grad():
             yield
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # a kernel still running belongs to its stage
+        if self.device.type == "cuda" and not (kernels := torch.cuda.current_stream(self.device)).query():
+            with away():
+                kernels.synchronize()  # a kernel still running belongs to its stage
         self.seconds[stage] += time.perf_counter() - begun
 
     def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None, before: dict[str, Tensor]) -> Tensor:
@@ -174,7 +193,9 @@ class Talker:
             if motion is not None:
                 expression, before["motion"] = smoothed(motion.expression, before.get("motion"))
                 motion = replace(motion, expression=expression)
-        frames = self.renderer.render(self.identity, replace(clip, speech=speech, motion=motion).to(self.device))
+        clip = replace(clip, speech=speech, motion=motion)
+        stays = {name: getattr(clip, name) for name in self.renderer.moves}
+        frames = self.renderer.render(self.identity, replace(replace(clip, **dict.fromkeys(stays)).to(self.device), **stays))
         return self.paste(frames, rows) if self.paste is not None else frames
 
 

@@ -140,6 +140,11 @@ class DitMotion(Generator):
         method.load_state_dict(state)
         return method.eval()
 
+    @property
+    def every(self) -> int:
+        """Rows of a block: the first one's window holds the speech of all."""
+        return int(self.config.block)
+
     def setup(self, source: Source) -> None:
         """Deviations of features and motion, and the face at rest, from the training source."""
         rows = torch.linspace(0, len(source) - 1, min(len(source), ROWS)).long()

@@ -99,7 +99,7 @@ class LivePortrait(Renderer):
 
     needs = frozenset({"motion"})
     source_needs = frozenset({"frames", "landmarks"})
-    loss_needs = frozenset({"frames", "landmarks", "camera"})
+    loss_needs, moves = frozenset({"frames", "landmarks", "camera"}), frozenset({"motion"})
     space = keypoints.SPACE
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {},
@@ -188,7 +188,7 @@ class LivePortrait(Renderer):
     def render(self, identity: Identity, clip: Clip) -> Tensor:  # -> [T,3,H,W] in 0..1
         """Frames of `clip.motion`, pasted into the portrait. Raises InputError for a motion of other than 63 numbers."""
         assert clip.motion is not None
-        motion = clip.motion.to(identity.points.dtype)
+        motion = clip.motion.to(identity.points.device if self.config.absolute else "cpu", identity.points.dtype)
         if motion.expression.shape[1:] != (63,):
             cause = f"an expression of {motion.expression.shape[1]} numbers, not 21 points"
             raise InputError("live_portrait", cause, "choose a generator of the space keypoints")

@@ -16,6 +16,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from vivavoce.turns import away
+
 log = logging.getLogger(__name__)
 
 WARM = 3  # calls before a recording: algorithms and workspaces must be chosen by then
@@ -58,7 +60,8 @@ class Graphs:
     """A function of rows as CUDA graphs, one for each number of rows that is a power of two; other numbers are filled up.
 
     Graphs run in a stream of their own, and a call returns when its rows are there: nothing that other threads give the device
-    meanwhile has to wait behind them. Where the device refuses to record, the function is called as it is.
+    meanwhile has to wait behind them; what two threads ask for is made one after the other. Where the device refuses to record, the
+    function is called as it is.
 
     Args:
         work: tensors with one row an item -> one with as many; it draws nothing by chance and waits for no value on the device.
@@ -74,18 +77,19 @@ class Graphs:
         self.on = device.type == "cuda"  # False: never a graph
         self.stream: torch.cuda.Stream | None = None
         self.made: dict[int, _Graph] = {}
+        self.lock = threading.Lock()  # what a call puts into the stream stays together
 
     @torch.no_grad()
     def __call__(self, *rows: Tensor) -> Tensor:
-        """One thread at a time (see nn/together.py)."""
         count = len(rows[0])
         full = 1 << (count - 1).bit_length()
         if self.on and full not in self.made:
-            self._record(full, rows)
+            with self.lock:
+                self._record(full, rows)
         if not self.on:
             return self.work(*(v.to(self.device) for v in rows))
-        graph = self.made[full]
-        with torch.cuda.device(self.device):
+        graph, there = self.made[full], torch.cuda.Event(blocking=True)  # one that does not hold a core while it is waited for
+        with self.lock, torch.cuda.device(self.device):
             out = torch.empty_like(graph.out[:count])  # of the caller's stream, which will read it and give it back
             assert self.stream is not None
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -96,7 +100,9 @@ class Graphs:
                         held[count:].copy_(value[-1:].expand_as(held[count:]), non_blocking=True)
                 graph.graph.replay()
                 out.copy_(graph.out[:count])
-            self.stream.synchronize()
+                there.record()
+        with away():
+            there.synchronize()
         return out
 
     def _record(self, full: int, rows: tuple[Tensor, ...]) -> None:

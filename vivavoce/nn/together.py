@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from vivavoce.turns import away
+
 LATELY = 0.5  # s since a thread's last question in which its next one is thought of
 QUIET, LONGEST = 0.001, 0.004  # s without a new question after which nobody is waited for; most waiting
 Asked = TypeVar("Asked")
@@ -28,21 +30,25 @@ class _Turn(Generic[Asked, Made]):
         self.asked, self.done = asked, False
         self.made: list[Made] = []
         self.error: Exception | None = None
-        self.woken = threading.Event()  # answered, or to make the next batch
+        self.batch: list[_Turn[Asked, Made]] = []  # that this thread is to make; its own is the first
+        self.woken = threading.Event()  # answered, or to make a batch
 
 
 class Together(Generic[Asked, Made]):
-    """Calls of any number of threads as calls of `work` with lists, one at a time.
+    """Calls of any number of threads as calls of `work` with lists.
 
     Args:
         work: several questions -> as many answers; it returns when they are there, not when they are under way.
         most: questions at once. A batch has a power of two of them, for which CUDA graphs are kept.
+        abreast: batches at once. Two keep a GPU busy, which begins the second when the first is done; it is given the second as soon
+            as half of `most` wait. `work` must allow for it.
     """
 
-    def __init__(self, work: Callable[[list[Asked]], Sequence[Made]], most: int = 8) -> None:
-        self.work, self.most, self.lock = work, most, threading.Lock()  # the lock: of what is below, never held while a batch is made
+    def __init__(self, work: Callable[[list[Asked]], Sequence[Made]], most: int = 8, abreast: int = 1) -> None:
+        self.work, self.most, self.abreast = work, most, abreast
+        self.lock = threading.Lock()  # of what is below, never held while a batch is made
         self.waiting: deque[_Turn[Asked, Made]] = deque()
-        self.busy = False  # somebody makes a batch, or has been told to
+        self.making = 0  # batches
         self.asking: dict[int, float] = {}  # thread -> when it asked last
         self.came = threading.Event()
         self.batches: dict[int, int] = {}  # how often so many were done at once
@@ -54,31 +60,55 @@ class Together(Generic[Asked, Made]):
             self.asking[threading.get_ident()] = time.monotonic()
             self.waiting.append(mine)
             self.came.set()
-            waits, self.busy = self.busy, True
-        if waits:
-            mine.woken.wait()
-        if not mine.done:
-            self._batch(alone=not waits)
+            if first := not self.making:
+                self.making = 1  # nobody begins one while this thread gathers
+            else:
+                self._begin(self.most // 2)
+        try:
+            if first:
+                self._gather()
+        finally:
+            self._ended(first)
+            self._wait(mine)
         if mine.error is not None:
             raise mine.error
         return mine.made[0]
 
-    def _batch(self, alone: bool) -> None:
-        """The questions that wait longest, the caller's among them, who may be `alone` in waiting; whoever waits then makes the next."""
-        turns: list[_Turn[Asked, Made]] = []
+    def _wait(self, mine: _Turn[Asked, Made]) -> None:
+        """Until the question is answered, or by answering it."""
         try:
-            if alone:
-                self._gather()
+            if not mine.woken.is_set():
+                with away():
+                    mine.woken.wait()
+        finally:  # also when the program is told to end meanwhile
             with self.lock:
-                count = min(self.most, len(self.waiting))
-                turns += [self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))]
+                if mine in self.waiting:
+                    self.waiting.remove(mine)
+            if mine.batch:
+                self._make(mine.batch)
+
+    def _begin(self, fewest: int) -> None:
+        """Where there is room, and so many wait: who waits longest makes a batch of them. The lock is held."""
+        if self.making < self.abreast and len(self.waiting) >= fewest:
+            count = min(self.most, len(self.waiting))
+            batch = [self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))]
+            self.making += 1
+            batch[0].batch = batch
+            batch[0].woken.set()
+
+    def _ended(self, ended: bool) -> None:
+        """A batch, or the gathering for one; what waits is the next."""
+        if ended:
+            with self.lock:
+                self.making -= 1
+                self._begin(self.most // 2 if self.making else 1)
+
+    def _make(self, turns: list[_Turn[Asked, Made]]) -> None:
+        try:
             self._do(turns)
         finally:
-            with self.lock:
-                self.busy = bool(self.waiting)
-                if self.waiting:
-                    self.waiting[0].woken.set()
-            for turn in turns:  # those after whom nothing came are answered too, when the program is told to end meanwhile
+            self._ended(True)
+            for turn in turns:
                 turn.error = turn.error or (None if turn.done else RuntimeError("interrupted"))
                 turn.done = True
                 turn.woken.set()
@@ -92,7 +122,9 @@ class Together(Generic[Asked, Made]):
             self.came.clear()
             if len(self.waiting) > count:
                 continue
-            if not self.came.wait(QUIET) or time.monotonic() - now > LONGEST:
+            with away():
+                come = self.came.wait(QUIET)
+            if not come or time.monotonic() - now > LONGEST:
                 return
 
     def _do(self, turns: list[_Turn[Asked, Made]]) -> None:
@@ -114,9 +146,9 @@ class Together(Generic[Asked, Made]):
 class Rows:
     """A function of tensors with one row an item -> a tensor with as many rows, for many threads: their rows go in one after another."""
 
-    def __init__(self, work: Callable[..., Tensor], most: int = 8) -> None:
+    def __init__(self, work: Callable[..., Tensor], most: int = 8, abreast: int = 1) -> None:
         self.work = work
-        self.together: Together[tuple[Tensor, ...], Tensor] = Together(self._all, most)
+        self.together: Together[tuple[Tensor, ...], Tensor] = Together(self._all, most, abreast)
 
     def __call__(self, *asked: Tensor) -> Tensor:
         return self.together(asked)
@@ -129,5 +161,6 @@ class Rows:
 
 def settle(made: Tensor) -> None:
     """Wait until a tensor is there: a GPU says at once that it will do the work, and nothing would gather behind it."""
-    if made.is_cuda:
-        torch.cuda.current_stream(made.device).synchronize()
+    if made.is_cuda and not (stream := torch.cuda.current_stream(made.device)).query():
+        with away():
+            stream.synchronize()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vivavoce.nn.together import Together, settle
 from vivavoce.serve import marks, uploads
 from vivavoce.serve.jobs import jpeg
 from vivavoce.talker import Talker
+from vivavoce.turns import Turns, away
 from vivavoce.types import FPS, HOP, Clip, InputError
 
 WAITING = 25  # pieces of sound that wait, at most
@@ -55,6 +56,7 @@ class Stage:
         self.actors, self.limits, self.device = actors, limits, run.pick_device(device)
         self.shared = self.device.startswith("cuda") if shared is None else shared
         self.build = run.build  # how a Talker is made
+        self.turns = Turns() if self.shared else None
         self.lock, self.open = threading.Lock(), 0
         self.building, self.casts = threading.Lock(), dict[str, tuple[Talker, tuple[int, int], list[str]]]()
         self.threads = ThreadPoolExecutor(2 * max(1, limits.live), "live")  # each session speaks in one and hears in one
@@ -90,7 +92,7 @@ class Stage:
                 talker, size, notes = self.build(source, options)
             else:
                 talker, size, notes = self._cast(actor, source, options)
-        return Session(talker, size, [note.replace(folder, "") for note in notes], mark, hurry)
+        return Session(talker, size, [note.replace(folder, "") for note in notes], mark, hurry, self.turns)
 
     def _cast(self, actor: str, source: Path, options: run.Options) -> tuple[Talker, tuple[int, int], list[str]]:
         """A Talker whose networks are those of all sessions with the same wishes."""
@@ -143,10 +145,15 @@ def rehearse(talker: Talker, most: int) -> None:
 
 
 class Session:
-    """One client's sound and pictures; `speak` runs in a thread of its own."""
+    """One client's sound and pictures; `speak` runs in a thread of its own.
 
-    def __init__(self, talker: Talker, size: tuple[int, int], notes: list[str], mark: str, hurry: bool = False) -> None:
-        self.talker, self.size, self.notes, self.put, self.hurry = talker, size, notes, marks.pen(mark), hurry
+    `turns`: of sessions that compute one after another; None: it computes whenever it can.
+    """
+
+    def __init__(
+        self, talker: Talker, size: tuple[int, int], notes: list[str], mark: str, hurry: bool = False, turns: Turns | None = None
+    ) -> None:
+        self.talker, self.size, self.notes, self.put, self.hurry, self.turns = talker, size, notes, marks.pen(mark), hurry, turns
         self.sound: queue.Queue[bytes | None] = queue.Queue(maxsize=WAITING)
         self.gone = threading.Event()
         self.heard, self.done, self.frames = 0, 0, 0  # bytes of sound, pictures it has come to, pictures shown
@@ -182,12 +189,22 @@ class Session:
         so that the next picture is drawn while one is marked, packed and sent."""
         try:
             with run.Behind(lambda images: self._show(images, show)) as behind:
-                for frames in self.talker.stream(self._pieces(), self.late if self.hurry else None):
-                    behind(pixels(frames) if frames.numel() else np.zeros((len(frames), 0, 0, 3), np.uint8))
+                for images in self._drawn():
+                    behind(images)
         except Gone:
             pass
         finally:
             self.gone.set()
+
+    def _drawn(self) -> Iterator[np.ndarray]:  # uint8 [m,H,W,3], or [m,0,0,3] of pictures left out
+        stream = self.talker.stream(self._pieces(), self.late if self.hurry else None)
+        while True:
+            with self.turns.taken() if self.turns is not None else nullcontext():
+                if (frames := next(stream, None)) is None:
+                    return
+                images = pixels(frames) if frames.numel() else np.zeros((len(frames), 0, 0, 3), np.uint8)
+            del frames  # not to be kept while the next are made
+            yield images
 
     def _show(self, images: np.ndarray, show: Show) -> None:  # uint8 [m,H,W,3], or [m,0,0,3] of pictures left out
         if images.size:
@@ -206,7 +223,9 @@ class Session:
         rest, last = b"", time.monotonic()
         while True:
             try:
-                piece, last = self.sound.get(timeout=0.2), time.monotonic()
+                with away():
+                    piece = self.sound.get(timeout=0.2)
+                last = time.monotonic()
             except queue.Empty:
                 piece = b""
             if self.gone.is_set() or time.monotonic() - last > IDLE:

@@ -176,10 +176,10 @@ def ready(networks: Networks, half: bool = True, compiled: bool = False, points:
         draw = torch.compile(draw)
 
     def whole(volume: Tensor, *asked: Tensor) -> Tensor:
-        driving, source = asked if points is None else points(*asked)
+        driving, source = asked if points is None else points(*(v.to(device) for v in asked))
         return draw(volume, driving, source)
 
-    return Rows(graphed(whole, device, dtype)) if cuda else whole
+    return Rows(graphed(whole, device, dtype), abreast=2) if cuda else whole
 
 
 def _norms(block: SpadeBlock) -> list[Spade]:
