@@ -223,7 +223,7 @@ def test_portraits_that_speak_at_once_are_moved_and_drawn_together(device: str, 
     for k, wanted in enumerate(alone):
         assert list(found[k]) == list(wanted) == list(range(pictures))
         assert all(np.abs(found[k][n].astype(float) - wanted[n]).mean() < 1.5 for n in wanted)
-    assert all(np.abs(alone[0][n].astype(float) - alone[1][n]).max() > 2 for n in (5, 10))  # each its own voice
+    assert max(np.abs(alone[0][n].astype(float) - alone[1][n]).max() for n in range(11)) > 4  # each its own voice
     if device == "cuda":
         talker: Any = sessions[0].talker
         for rows in (talker.renderer._draw[0], *talker.generator.blocks.quick.values()):

@@ -9,9 +9,25 @@ from functools import lru_cache
 from typing import Any
 
 
-@lru_cache(maxsize=1)
-def _malloc_trim() -> Any:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+ARENA_MAX = -8  # glibc's M_ARENA_MAX
+
+
+@lru_cache(maxsize=2)
+def _glibc(name: str) -> Any:
+    """A function that only glibc has; None elsewhere."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def one_heap() -> None:
+    """Let threads begun from now on take memory from one heap, for as long as the process lives; does nothing where the C library is
+    not glibc.
+
+    glibc gives threads heaps of their own, up to eight for each core, and `trim` does not reach what is free at the end of one of
+    those: 16 threads that each held some pictures for a moment leave 300 MB behind, which no other thread takes. Threads that work on
+    pictures ask for memory too seldom to wait for each other there.
+    """
+    if (limit := _glibc("mallopt")) is not None:
+        limit(ARENA_MAX, 1)
 
 
 _last = 0.0  # s of the monotonic clock, of the last look
@@ -28,6 +44,6 @@ def trim(apart: float = 0.0) -> None:
     """
     global _last
     now = time.monotonic()
-    if now - _last >= apart and (give_back := _malloc_trim()) is not None:
+    if now - _last >= apart and (give_back := _glibc("malloc_trim")) is not None:
         _last = now
         give_back(0)

@@ -253,5 +253,6 @@ def _work(
         heap.trim()  # what its threads left free
         tell(1, 1)
 
+    heap.one_heap()
     with one_thread_each():
         overlapped(inherit.left(folder, wanted, named), act)

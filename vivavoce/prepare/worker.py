@@ -8,6 +8,7 @@ where forking is not safe they are started afresh. A program of ours is the main
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, BinaryIO
 
+from vivavoce import heap
+
+APART = 0.5  # s between two looks at what a worker left free
 _work: Callable[[Any], Any] | None = None
 
 
@@ -30,6 +34,8 @@ def _run(make: Callable[[], Callable[[Any], Any]], item: Any) -> bytes:
         return pickle.dumps((True, _work(item)))
     except Exception as error:
         return _sendable(error)
+    finally:
+        heap.trim(APART)  # holes add up: 60 MB after 600 pictures of 512 px
 
 
 def _alone() -> None:
@@ -60,6 +66,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what nets and codecs print is no answer
     make, items, count = pickle.load(sys.stdin.buffer)
+    gc.freeze()  # a collection writes to every object it looks at: each worker would get a copy of all that was imported, 40 MB
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(count, context, initializer=_alone) as pool:
         futures = [pool.submit(_run, make, item) for item in items]  # the first starts all workers
