@@ -25,6 +25,7 @@ from vivavoce.nn import together as together_file
 from vivavoce.nn.together import Rows, Together
 from vivavoce.serve import live, server, stage, uploads
 from vivavoce.talker import Talker
+from vivavoce.turns import Turns, away
 from vivavoce.types import FPS, RATE, Clip
 
 SIDE = 32
@@ -93,6 +94,48 @@ def test_who_asks_at_the_same_beat_is_waited_for_and_one_alone_waits_for_nobody(
     alone = Together(lambda asked: asked)
     monkeypatch.setattr(alone.came, "wait", None)  # cannot be called
     assert [alone(n) for n in range(20)] == list(range(20)) and alone.batches == {1: 20}
+
+
+def test_a_second_batch_is_begun_when_half_of_one_waits() -> None:
+    made, free = list[list[int]](), threading.Event()
+
+    def work(asked: list[int]) -> list[int]:
+        made.append(asked)
+        assert free.wait(60)
+        return asked
+
+    together, found = Together(work, most=4, abreast=2), list[int]()
+    threads = [threading.Thread(target=lambda n=n: found.append(together(n))) for n in range(6)]
+    for count, thread in enumerate(threads):
+        thread.start()
+        until(lambda count=count: sum(map(len, made)) + len(together.waiting) == count + 1)
+    assert list(map(len, made)) == [1, 2] and len(together.waiting) == 3  # a third waits for the first two
+    free.set()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == list(range(6)) and not together.making and not together.waiting
+
+
+def test_one_thread_computes_while_another_is_away() -> None:
+    turns, inside, seen = Turns(), threading.Event(), list[str]()
+
+    def other() -> None:
+        with turns.taken():
+            seen.append("other")
+            inside.set()
+
+    thread = threading.Thread(target=other)
+    with turns.taken():
+        thread.start()
+        assert not inside.wait(0.05)
+        with away(), away():  # what waits within what waits gives nothing away a second time
+            assert inside.wait(60)
+        seen.append("mine")
+    thread.join(60)
+    with away():  # nobody's turn
+        assert turns.lock.acquire(timeout=1)
+        turns.lock.release()
+    assert seen == ["other", "mine"]
 
 
 def test_rows_of_several_threads_come_back_to_each() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from tests.synthetic import LoudnessEncoder, SyntheticPerson
 from vivavoce.controls import Scene
 from vivavoce.method import Generator, Renderer
+from vivavoce.speech import Stream
+from vivavoce.speech.mel import Mel
 from vivavoce.talker import Talker
 from vivavoce.types import Clip, InputError, Motion, mirror
 
@@ -52,6 +56,44 @@ class Keypoints(Count):
     space = "keypoints"
 
 
+class Blocks(Generator):
+    """Repeats, for a block, how loud the speech of its first row is; writes down what speech it was given of the others."""
+
+    needs, space = frozenset({"speech"}), "blendshapes"
+    speech, window = "mel", (4, 6)
+    every = 3
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.between: list[float] = []
+
+    def start(self, source: Clip) -> tuple[int, Tensor]:
+        return 0, torch.zeros(1, 1)
+
+    def generate(self, clip: Clip, state: tuple[int, Tensor]) -> tuple[Motion, tuple[int, Tensor]]:
+        assert clip.speech is not None
+        (frame, level), rows = state, []
+        for speech in clip.speech:
+            if frame % 3:
+                self.between.append(float(speech.abs().sum()))
+            else:
+                level = speech.mean().reshape(1, 1)
+            rows.append(level)
+            frame += 1
+        n, zero = len(rows), torch.zeros(len(rows), 3)
+        return Motion(zero, zero, torch.ones(n, 1), torch.cat(rows), "blendshapes"), (frame, level)
+
+
+class Pieces(Mel):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def push(self, samples: Tensor, state: Stream, last: bool = False) -> tuple[Tensor, Stream]:
+        self.asked += 1
+        return super().push(samples, state, last)
+
+
 EAR = {"whisper": LoudnessEncoder()}
 
 
@@ -77,6 +119,36 @@ def test_the_generator_drives_the_renderer_across_chunks() -> None:
     chunks = torch.zeros(640 * 30).split(777)
     frames = torch.cat(list(Talker(Moved(None), SyntheticPerson(), EAR, Count(None)).stream(chunks)))
     assert frames[:, 0, 0, 0].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("samples", [640 * 23, 640 * 23 + 100, 640, 640 * 6])
+def test_sound_between_the_rows_that_a_generator_reads_is_heard_with_the_next_of_them(
+    samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same frames, as soon, and a third as many questions to the encoder."""
+    audio = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+
+    def spoken(every: int) -> tuple[list[int], Tensor, int, list[float]]:
+        monkeypatch.setattr(Blocks, "every", every)
+        blocks, ear, came = Blocks(), Pieces(), list[int]()
+        given, frames = 0, list[Tensor]()
+
+        def pieces() -> Iterator[Tensor]:
+            nonlocal given
+            for piece in audio.split(500):
+                given += len(piece)
+                yield piece
+
+        for images in Talker(Moved(None), SyntheticPerson(), {"mel": ear}, blocks, block=1).stream(pieces()):
+            frames.append(images)
+            came.append(given)
+        return came, torch.cat(frames), ear.asked, blocks.between
+
+    eager, lazy = spoken(1), spoken(3)
+    assert lazy[0] == eager[0] and len(eager[0]) == -(-samples // 640)
+    torch.testing.assert_close(lazy[1], eager[1])
+    if samples > 640 * 20:
+        assert lazy[2] <= eager[2] / 3 and min(eager[3]) > 0 and 0 in lazy[3]
 
 
 def test_a_renderer_without_its_generator_is_refused() -> None:

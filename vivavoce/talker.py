@@ -46,7 +46,7 @@ class _Ear:
         """Take samples; returns how many rows are waiting."""
         self.pieces.append(samples)
         self.samples += len(samples)
-        if last or self._due() * HOP + self.late <= self.samples:
+        if last or self.every == 1 or self._due() * HOP + self.late <= self.samples:
             samples = self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
             self.pieces.clear()
             steps, self.state = self.encoder.push(samples, self.state, last)
