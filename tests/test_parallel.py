@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -29,6 +30,11 @@ needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POS
 def squares(offset: int) -> Callable[[int], tuple[int, int]]:
     """Work: a number's square, and who made it."""
     return lambda k: (k * k + offset, os.getpid())
+
+
+def frozen() -> Callable[[int], int]:
+    """Work: how many objects no collection of this process looks at."""
+    return lambda k: gc.get_freeze_count()
 
 
 def failing(kind: str) -> Callable[[int], int]:
@@ -68,6 +74,15 @@ def test_processes_give_what_threads_give(monkeypatch: pytest.MonkeyPatch) -> No
     threads, processes = found.values()
     assert sorted(v for v, _ in threads) == sorted(v for v, _ in processes) == [k * k + 7 for k in range(40)]
     assert {pid for _, pid in threads} == {os.getpid()} and os.getpid() not in {pid for _, pid in processes}
+
+
+@needs_posix
+def test_workers_share_what_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection writes to every object it looks at: to what was there before the workers, and is theirs together, none may."""
+    monkeypatch.setenv(CORES, "2")
+    found: list[int] = []
+    spread(frozen, range(2), parallel.LONG, found.append)
+    assert min(found) > 10_000
 
 
 @pytest.mark.parametrize(

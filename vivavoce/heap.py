@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
-
 
 ARENA_MAX = -8  # glibc's M_ARENA_MAX
 
@@ -47,3 +49,22 @@ def trim(apart: float = 0.0) -> None:
     if now - _last >= apart and (give_back := _glibc("malloc_trim")) is not None:
         _last = now
         give_back(0)
+
+
+@contextmanager
+def trimmed(every: float = 1.0) -> Iterator[None]:
+    """`trim` every so many seconds meanwhile, and at the end: for work whose threads take and leave much, none knowing of the others."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            trim()
+
+    thread = threading.Thread(target=watch, name="trim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        trim()

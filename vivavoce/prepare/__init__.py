@@ -250,9 +250,8 @@ def _work(
 
         tell(0, 0)
         bring(step, folder, tell)
-        heap.trim()  # what its threads left free
         tell(1, 1)
 
     heap.one_heap()
-    with one_thread_each():
+    with heap.trimmed(), one_thread_each():
         overlapped(inherit.left(folder, wanted, named), act)

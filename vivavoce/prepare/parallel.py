@@ -14,8 +14,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vivavoce import heap
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -105,7 +103,6 @@ def counted(progress: Callable[[int, int], None], done: int, total: int) -> Call
 
 def _processes(make: Callable[[], Callable[[T], R]], items: Sequence[T], count: int, heard: Callable[[R], None]) -> None:
     """A host process (`worker.py`) forks `count` workers that share its memory and its imports, and ends when we do, however we end."""
-    heap.trim()  # what the threads before them left free
     package = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join(dict.fromkeys([str(package), *sys.path]))
     env = os.environ | {"PYTHONPATH": paths, **dict.fromkeys(ONE, "1")}
