@@ -205,6 +205,7 @@ def prepare(
     the folder was made, or the default. `progress(step, done, total)` is called as the work goes on.
     Raises InputError for a video or folder that cannot be used, a full disk, or a folder another run is at work in.
     """
+    heap.one_heap()  # before a video is opened: its decoder's threads would each begin a heap
     source, at = place(Path(video), folder)
     every = steps()
     named = asked(every, task, only)
@@ -252,6 +253,5 @@ def _work(
         bring(step, folder, tell)
         tell(1, 1)
 
-    heap.one_heap()
     with heap.trimmed(), one_thread_each():
         overlapped(inherit.left(folder, wanted, named), act)
