@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from vivavoce import heap
 
-APART = 0.5  # s between two looks at what a worker left free
+APART = 5.0  # s between two looks at what a worker left free: what it gives back it has to ask for again
 _work: Callable[[Any], Any] | None = None
 
 
