@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from openpyxl import load_workbook
 from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
@@ -197,6 +196,8 @@ def test_the_table_in_all_its_forms(place: Path) -> None:
     rows = list(csv.DictReader((place / "out" / "eval.csv").open()))
     assert [r["method"] for r in rows] == ["ground truth", "a", "b"] * 3 and {r["person"] for r in rows} == {"ann"}
     assert float(rows[1]["PSNR dB"]) == results[0].made["synthesised"]["psnr"] and rows[1]["FID"] == ""
+    from openpyxl import load_workbook
+
     book = load_workbook(place / "out" / "eval.xlsx")
     assert book.sheetnames == ["figures", "DynTet", "notes"]
     assert [c.value for c in book["DynTet"][1]][3:] == ["PSNR", "LPIPS", "LMD mouth", "LMD eye", "identity cosine", "N"]
