@@ -139,7 +139,7 @@ class Talker:
     def stream(self, chunks: Iterable[Tensor], skip: Callable[[], bool] | None = None) -> Iterator[Tensor]:
         """Frames [m,3,H,W], m <= block, for a stream of audio at 16 kHz, [n] or [n,640] each, as soon as each is final;
         ceil(samples / 640) frames in total. `skip` is asked before rows are drawn: those that come too late come as [m,0,0,0]."""
-        ears = {id(m): _Ear(self.encoders[m.speech], m.window, getattr(m, "every", 1)) for m in self._listeners()}
+        ears = {id(m): _Ear(self.encoders[m.speech], m.window, m.every if isinstance(m, Generator) else 1) for m in self._listeners()}
         with self._stage("move"):
             state: Any = self.generator.start(self.first) if self.generator is not None else None
         done, before = 0, dict[str, Tensor]()
