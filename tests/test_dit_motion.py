@@ -220,6 +220,9 @@ def test_a_seed_is_a_performance() -> None:
     first, again, other = (moved(tiny(seed=s, temperature=1.0), speech, 20) for s in (0, 0, 1))
     assert torch.equal(first.expression, again.expression)
     assert (first.expression - other.expression).abs().max() > 1e-3
+    method = tiny(seed=0, temperature=1.0)
+    method.config = dataclasses.replace(method.config, seed=1)  # other settings, after it was made
+    assert torch.equal(moved(method, speech, 20).expression, other.expression)
     calm, calmer = (moved(tiny(seed=s, temperature=0.0, sway=0.0), speech, 20) for s in (0, 1))
     assert torch.allclose(calm.rotation, calmer.rotation)
 

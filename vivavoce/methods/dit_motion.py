@@ -104,6 +104,7 @@ class DitMotion(Generator):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
         "live": {"block": 8, "ahead": 2, "evaluations": 5},
+        "prompt": {"block": 2, "ahead": 1, "evaluations": 5},
         "folded": {"fold": 0.5, "evaluations": 5},
         "large": {"width": 512, "layers": 8, "heads": 8, "hidden": 2048, "block": 64, "chunk": 80, "rate": 1e-4, "steps": 100_000},
         "seed": dict(speech="wav2vec2", speech_dim=768, space="keypoints", expression=63, chosen="seed", identity=63, block=65, ahead=0,
@@ -249,7 +250,7 @@ class DitMotion(Generator):
         """Expression of the source with the voice's movement, and the head's pose relative to the source's; on the CPU."""
         assert clip.speech is not None
         block, at, pieces = self.config.block, 0, list[Motion]()
-        asked = tuple(vars(self.config).values())
+        asked, self.blocks.config = tuple(vars(self.config).values()), self.config  # it may have been given another since
         while at < len(clip.speech):
             place = state.frame % block
             if place == 0:
