@@ -235,6 +235,17 @@ def test_sessions_on_one_network_say_what_they_would_say_alone(tmp_path: Path) -
     assert sum(size * count for size, count in ensemble.together.batches.items()) >= 60
 
 
+def test_a_large_portrait_is_reduced_unless_a_size_is_wished(tmp_path: Path) -> None:
+    place, asked = room(True), list[int]()
+    made = place.build
+    place.build = lambda source, options, *like: asked.append(options.size) or made(source, options, *like)  # type: ignore[func-returns-value]
+    for sides, wishes in (((400, 300), {}), ((900, 700), {}), ((900, 700), {"size": 900})):
+        data = hostile.picture(tmp_path / "face.jpg", np.zeros((*sides, 3), np.uint8)).read_bytes()
+        session = place.session({"mark": "none", **wishes}, data)
+        assert any("reduced" in note for note in session.notes) == (asked[-1] == stage.SIZE)
+    assert asked == [0, stage.SIZE, 900] and len(place.casts) == 1  # all on the same networks
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_portraits_that_speak_at_once_are_moved_and_drawn_together(device: str, tmp_path: Path) -> None:
     """Each as if it were alone; on a GPU by CUDA graphs, as one batch what is asked at the same beat."""

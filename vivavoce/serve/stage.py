@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vivavoce import run
-from vivavoce.media import pixels
+from vivavoce.media import is_picture, pixels, probe, read_image
 from vivavoce.method import Renderer
 from vivavoce.nn.together import Together, settle
 from vivavoce.serve import marks, uploads
@@ -36,6 +36,7 @@ LONGEST = 16_000  # samples of one piece; longer ones are cut, so that pictures 
 HURRY = 0.4  # s of sound that may wait to be drawn before a session in a hurry leaves pictures out
 MISSED = 12  # pictures that it leaves out one after another, at most: a face that stands still looks broken
 QUALITY = 85  # of a JPEG
+SIZE = 768  # px, longest side of a portrait whose client wishes for none: one of 1342 px takes a CPU three times a picture's 40 ms
 IDLE = 60.0  # s without sound, or without a picture being taken, after which the client counts as gone
 Show = Callable[[int, bytes], None]  # number of the picture, JPEG
 
@@ -88,15 +89,24 @@ class Stage:
         options.block = 1  # a picture as soon as it is final
         with tempfile.TemporaryDirectory(prefix="vivavoce-live-") as folder:
             source = self.actors[actor] if actor else uploads.source(BytesIO(portrait), Path(folder), self.limits)
+            reduced = not actor and not options.size and _longest(source) > SIZE
+            if reduced:
+                options.size = SIZE
             if not self.shared or options.background:  # a background is put into the renderer itself
                 talker, size, notes = self.build(source, options)
             else:
                 talker, size, notes = self._cast(actor, source, options)
-        return Session(talker, size, [note.replace(folder, "") for note in notes], mark, hurry, self.turns)
+        notes = [note.replace(folder, "") for note in notes]
+        if reduced:
+            notes.append(
+                f"the portrait is reduced to {SIZE} px, so that its pictures come in time; wish for another `size` if there is time"
+            )
+        return Session(talker, size, notes, mark, hurry, self.turns)
 
     def _cast(self, actor: str, source: Path, options: run.Options) -> tuple[Talker, tuple[int, int], list[str]]:
         """A Talker whose networks are those of all sessions with the same wishes."""
-        key = repr((actor, sorted({**vars(options), "face": 0}.items())))
+        own = {"face": 0} if actor else {"face": 0, "size": 0}  # what is not of the networks
+        key = repr((actor, sorted({**vars(options), **own}.items())))
         with self.building:
             if key not in self.casts:
                 talker, size, notes = self.build(source, options)
@@ -110,6 +120,11 @@ class Stage:
             return first.again(first.source), size, notes
         talker, size, more = self.build(source, options, first)
         return talker, size, list(dict.fromkeys([*notes, *more]))
+
+
+def _longest(source: Path) -> int:
+    """Side of a picture or film, px."""
+    return max(read_image(source).shape[:2] if is_picture(source) else probe(source).size)
 
 
 class Ensemble(Renderer):
