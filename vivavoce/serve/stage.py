@@ -36,7 +36,7 @@ LONGEST = 16_000  # samples of one piece; longer ones are cut, so that pictures 
 HURRY = 0.4  # s of sound that may wait to be drawn before a session in a hurry leaves pictures out
 MISSED = 12  # pictures that it leaves out one after another, at most: a face that stands still looks broken
 QUALITY = 85  # of a JPEG
-SIZE = 768  # px, longest side of a portrait whose client wishes for none: one of 1342 px takes a CPU three times a picture's 40 ms
+SIZE = 640  # px, longest side of a portrait whose client wishes for none: one of 768 px takes one core 47 ms a picture, which lasts 40
 IDLE = 60.0  # s without sound, or without a picture being taken, after which the client counts as gone
 Show = Callable[[int, bytes], None]  # number of the picture, JPEG
 
