@@ -42,3 +42,26 @@ def test_what_many_threads_held_is_given_back():
     most, left = map(float, run.stdout.split())
     assert most > 100
     assert left < 10
+
+
+FAULTS = """
+import resource, sys
+from vivavoce import heap
+
+if sys.argv[1] == "keep":
+    heap.keep()
+for k in range(12):
+    if k == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * 64_000_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc maps large pieces anew")
+def test_what_is_kept_is_not_mapped_anew():
+    mapped, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("anew", "keep")
+    )
+    assert kept < 0.1 * mapped

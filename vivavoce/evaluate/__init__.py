@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vivavoce import heap
 from vivavoce.data.person import Person
 from vivavoce.evaluate import result as results_of
 from vivavoce.evaluate.block import blocks
@@ -95,6 +96,7 @@ def evaluate(
         InputError: a run or folder that is not there, protocols that differ on one person; without `missed` a run that cannot be judged.
     """
     options = options or Options()
+    heap.keep()
     found = pairs(subjects(runs, missed), folders, missed)
     names = distinct([folder for _, folder in found])
     plans = []

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vivavoce import registry
+from vivavoce import heap, registry
 from vivavoce.how import How
 from vivavoce.method import Method, Renderer
 from vivavoce.train import look, ranks
@@ -66,6 +66,7 @@ def train(
         InputError: the folder holds another run; a loss that stays infinite or NaN; settings that do not go together.
     """
     how, folder = how or How(), Path(folder)
+    heap.keep()
     torch.manual_seed(seed(config, -1))  # the first weights are the run's too
     method = registry.find(name).cls(config)
     if speech:
