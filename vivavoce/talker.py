@@ -18,8 +18,8 @@ from torch import Tensor
 from vivavoce import heap
 from vivavoce.controls import Scene, Staging, smoothed
 from vivavoce.method import Generator, Method, Renderer
+from vivavoce.nn.together import settle
 from vivavoce.speech import Encoder, Windows
-from vivavoce.turns import away
 from vivavoce.types import HOP, RATE, STEPS, Clip, InputError, Motion, Source, mirror
 
 MADE = frozenset({"speech", "motion", "audio"})  # Clip fields that come from the audio, not from the source
@@ -175,9 +175,7 @@ class Talker:
         begun = time.perf_counter()
         with torch.no_grad():
             yield
-        if self.device.type == "cuda" and not (kernels := torch.cuda.current_stream(self.device)).query():
-            with away():
-                kernels.synchronize()  # a kernel still running belongs to its stage
+        settle(self.device)  # a kernel still running belongs to its stage
         self.seconds[stage] += time.perf_counter() - begun
 
     def _render(self, start: int, count: int, speech: Tensor | None, motion: Motion | None, before: dict[str, Tensor]) -> Tensor:

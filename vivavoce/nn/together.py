@@ -155,12 +155,12 @@ class Rows:
 
     def _all(self, asked: list[tuple[Tensor, ...]]) -> Sequence[Tensor]:
         made = self.work(*asked[0]) if len(asked) == 1 else self.work(*(torch.cat(part) for part in zip(*asked, strict=True)))
-        settle(made)
+        settle(made.device)
         return made.split([len(one[0]) for one in asked])
 
 
-def settle(made: Tensor) -> None:
-    """Wait until a tensor is there: a GPU says at once that it will do the work, and nothing would gather behind it."""
-    if made.is_cuda and not (stream := torch.cuda.current_stream(made.device)).query():
+def settle(device: torch.device) -> None:
+    """Wait until what was asked of a device is there: a GPU says at once that it will do the work, and nothing would gather behind it."""
+    if device.type == "cuda" and not (stream := torch.cuda.current_stream(device)).query():
         with away():
             stream.synchronize()

@@ -142,7 +142,7 @@ class Ensemble(Renderer):
 
     def _draw(self, clips: list[Clip]) -> tuple[Tensor, ...]:
         made = self.inner.render(None, clips[0] if len(clips) == 1 else Clip.cat(clips))
-        settle(made)
+        settle(made.device)
         return made.split([len(clip) for clip in clips])
 
 
