@@ -166,7 +166,7 @@ def trained(place: Path, name: str, method: str = "copy", weight: float = 0.0, *
     page = {"method": method, "preset": "small", "config": config, "folder": str(place / "ann"), "size": None, "speech": "whisper"} | about
     (run / "config.json").write_text(json.dumps(page))
     save_file({"weight": torch.tensor(weight)}, run / "model.safetensors")
-    (run / "log.csv").write_text("step,seconds,loss\n0,1,2\n99,120,1\n")
+    (run / "log.csv").write_text("step,seconds,loss,gpu_gigabytes\n0,1,2,3.5\n60,70,1,4.5\n99,120,1,\n")
     return run
 
 
@@ -185,6 +185,7 @@ def test_every_version_has_its_row_its_truth_and_the_means_that_anyone_computes(
     assert made["ms_ssim"] is None and "161 px" in result.notes["ms_ssim"]
     assert made["av"] is None and "100" in result.notes["av"]
     assert result.costs["minutes"] == 2 and result.costs["steps"] == 100 and result.costs["fps"]
+    assert result.costs["gigabytes"] == 4.5  # the most of all rows; one without (resumed on a CPU) is none
     assert str(result.protocol) == f"val, 6 frames 8-13, {SIZE} x {SIZE} px, v1" and not result.told
 
 

@@ -388,3 +388,11 @@ def test_a_run_that_has_begun_stays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="parsing"):
         train("grey", Refusing(0), tmp_path / "run", Config(steps=400))
     assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name != "log.csv"} == before
+
+
+@pytest.mark.gpu
+def test_the_log_tells_how_much_of_the_gpu_was_needed(tmp_path: Path) -> None:
+    torch.cuda.reset_peak_memory_stats()
+    train("grey", Lamp(), tmp_path, Config(), how=How(log_every=1), device="cuda")
+    needed = [float(r["gpu_gigabytes"]) for r in rows_of(tmp_path / "log.csv")]
+    assert needed == sorted(needed) and 0 < needed[-1] <= torch.cuda.max_memory_allocated() / 1e9 * (1 + 1e-5)

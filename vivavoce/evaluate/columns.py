@@ -54,6 +54,7 @@ COSTS = (
     Column("frames", "N", 0, 0, "frames"),
     Column("minutes", "training min", 1, -1, "minutes of training, of log.csv"),
     Column("steps", "steps", 0, 0, "of training"),
+    Column("gigabytes", "training GPU GB", 1, -1, "the most that training needed of the GPU at any time, of log.csv"),
     Column("megabytes", "model MB", 1, -1, "model.safetensors"),
     Column("fps", "frames/s", 1, 1, "drawing alone, on the machine named"),
 )

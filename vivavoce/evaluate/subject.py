@@ -96,15 +96,17 @@ class Subject:
         """What making it took, as far as the run folder tells."""
         if self.run is None:
             return {"minutes": 0.0, "steps": 0.0, "megabytes": 0.0}
-        last: list[str] = []
+        out: dict[str, float | None] = {"megabytes": (self.run / "model.safetensors").stat().st_size / 1e6}
+        rows: list[dict[str, str]] = []
         if (self.run / "log.csv").is_file():
             with (self.run / "log.csv").open(newline="") as file:
-                last = (list(csv.reader(file)) or [[]])[-1]
+                rows = list(csv.DictReader(file, restval=""))
         try:
-            steps, minutes = float(last[0]) + 1, float(last[1]) / 60
-        except (ValueError, IndexError):
-            steps, minutes = None, None
-        return {"minutes": minutes, "steps": steps, "megabytes": (self.run / "model.safetensors").stat().st_size / 1e6}
+            out |= {"steps": float(rows[-1]["step"]) + 1, "minutes": float(rows[-1]["seconds"]) / 60}
+            out["gigabytes"] = max((float(r["gpu_gigabytes"]) for r in rows if r.get("gpu_gigabytes")), default=None)
+        except (ValueError, LookupError):  # damaged: the table leaves it blank
+            pass
+        return out
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class _Run:
                 remedy = "run the same command again: it goes on from the last good checkpoint; a lower --rate helps if it recurs"
                 raise InputError(self.folder, f"the loss is not finite at step {step}: {values}", remedy)
             if self.log is not None:
-                self.log(step, values)
+                self.log(step, values | _memory(self.device))
             if self.progress is not None and ranks.first():
                 self.progress(self.step, self.steps, values)
         if self.held is not None and (self.step % self.check_every == 0 or self.step == self.steps):
@@ -200,6 +200,12 @@ class _Run:
                 look.film(self.method, self.held, self.folder / "preview.mp4", self.device)
         if self.log is not None:
             self.log.close()
+
+
+def _memory(device: str | torch.device) -> dict[str, float]:
+    """What the process has needed of the GPU at most so far, 10^9 bytes; nothing on other devices."""
+    on = torch.device(device)
+    return {"gpu_gigabytes": torch.cuda.max_memory_allocated(on) / 1e9} if on.type == "cuda" else {}
 
 
 def _check(method: Method, how: How) -> None:
