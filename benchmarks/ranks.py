@@ -97,6 +97,8 @@ def part(name: str, command: Callable[[Path, float], list[str]], o: argparse.Nam
         print(f"{name}, {n} processes: exit status {code}, {speed(run):.2f} steps a second", flush=True)
         if n != o.processes[0] and rows(run):
             print(f"    ({speed(run) / speed(base):.2f} times the first) {apart(base, run)}", flush=True)
+    if not o.killed:
+        return
     most, run = o.processes[-1], o.work / f"{name}_killed"
     running, begun = start(command(run, 0.05), most, o.work / f"{run.name}.log", o.device), time.monotonic()
     while running.poll() is None and time.monotonic() - begun < o.limit:
@@ -138,6 +140,7 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=512)
     p.add_argument("--preset", default="large")
     p.add_argument("--set", nargs="*", default=[], help="more settings of dit_motion")
+    p.add_argument("--killed", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--limit", type=float, default=120, help="seconds of a run")
     p.add_argument("--one", nargs=2, metavar=("FOLDER", "SLOW"), help="be one process of `equal`")
     o = p.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.films import film, number, numbered, steady, tone
 from vivavoce import media
 from vivavoce.media import Writer, audio, audio_chunks, frames, glimpses, probe, read_image, sound, write_audio, write_image
+from vivavoce.media.colour import EXACT, converted
 from vivavoce.types import InputError
 
 MATRIX = {  # display matrices: rows a b u, c d v, x y w act on row vectors, y down
@@ -370,6 +372,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 import numpy as np
 from vivavoce.media import Writer
+from vivavoce.media.colour import EXACT, converted
 from vivavoce.types import InputError
 random = np.random.default_rng(0)
 try:
@@ -471,3 +474,18 @@ def test_two_writers_of_one_film(tmp_path: Path) -> None:
     with Writer(tmp_path / "a.mp4", (64, 64)) as again:
         again.write(picture)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_a_frame_is_converted_without_threads_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with Writer(path, (48, 64)) as out:
+        out.write(np.stack([numbered(k) for k in range(8)]))
+    with av.open(str(path)) as file:
+        decoded = list(file.decode(video=0))
+    whole = [f.reformat(format="rgb24", interpolation=EXACT).to_ndarray() for f in decoded]
+    small = [f.reformat(width=32, height=24, format="rgb24", interpolation=EXACT).to_ndarray() for f in decoded]
+    for k, frame in enumerate(decoded):  # sizes in turn: nothing of the one before is left
+        assert np.array_equal(converted(frame, "rgb24").to_ndarray(), whole[k])
+        assert np.array_equal(converted(frame, "rgb24", width=32, height=24).to_ndarray(), small[k])
+    with ThreadPoolExecutor(4) as pool:  # each thread has what it needs for itself
+        assert all(map(np.array_equal, pool.map(lambda f: converted(f, "rgb24").to_ndarray(), decoded * 8), whole * 8))

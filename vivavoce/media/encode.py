@@ -16,9 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from vivavoce import files
+from vivavoce.media.colour import converted
 from vivavoce.media.decode import sound
 from vivavoce.media.image import pixels
-from vivavoce.media.probe import EXACT, audio_stream, opened
+from vivavoce.media.probe import audio_stream, opened
 from vivavoce.types import FPS, RATE, InputError
 
 KINDS = (".mp4", ".m4v", ".mov", ".mkv")
@@ -125,7 +126,7 @@ class Writer:
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", interpolation=EXACT)
+        frame = converted(frame, "yuv420p", dst_colorspace="ITU709")
         frame.pts, frame.time_base = self.frames, 1 / self.rate
         self._mux(self.video, frame)
         self.frames += 1

@@ -13,16 +13,13 @@ from typing import Any
 import av
 import av.container
 import numpy as np
-from av.video.reformatter import Interpolation
 
+from vivavoce.media.colour import converted
 from vivavoce.types import FPS, InputError
 
 MOST_PIXELS = 100_000_000  # a picture of more is an attack or a mistake
 CONVERT = "convert it first, for example: ffmpeg -i IN OUT.mp4"
 PLAYLISTS = {"hls", "concat", "dash", "ffconcat", "rtsp", "sdp", "tty", "lavfi"}  # these open other files, or draw text
-
-# swscale's default rounds down: every grey value 1.2 too dark on the mean each way (0.0 so, at 1 ms more for 512 x 512)
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Stream = Any  # av.VideoStream or av.AudioStream
 
@@ -123,7 +120,7 @@ class Turn:
         return (self.width, self.height) if self.transpose else (self.height, self.width)
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:  # -> uint8 [H,W,3]
-        image = frame.reformat(width=self.width, height=self.height, format="rgb24", interpolation=EXACT).to_ndarray()
+        image = converted(frame, "rgb24", width=self.width, height=self.height).to_ndarray()
         if self.transpose:
             image = image.transpose(1, 0, 2)
         image = image[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
