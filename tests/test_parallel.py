@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +76,41 @@ def test_processes_give_what_threads_give(monkeypatch: pytest.MonkeyPatch) -> No
     threads, processes = found.values()
     assert sorted(v for v, _ in threads) == sorted(v for v, _ in processes) == [k * k + 7 for k in range(40)]
     assert {pid for _, pid in threads} == {os.getpid()} and os.getpid() not in {pid for _, pid in processes}
+
+
+class Patient:
+    """A `make` that notes when a process has taken it in; its work waits until that of the other team has been taken in too."""
+
+    def __init__(self, folder: Path, name: str, other: str) -> None:
+        self.folder, self.name, self.other = folder, name, other
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        (self.folder / self.name).touch()
+
+    def __call__(self) -> Callable[[int], tuple[float, float]]:
+        def work(_: int) -> tuple[float, float]:
+            begun = time.time()
+            while not (self.folder / self.other).exists():
+                assert time.time() < begun + 120, "the other team does not get ready"
+                time.sleep(0.02)
+            return begun, time.time()
+
+        return work
+
+
+@needs_posix
+def test_one_team_works_while_the_next_gets_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CORES, "2")
+    times: dict[str, list[tuple[float, float]]] = {"a": [], "b": []}
+
+    def team(name: str) -> None:
+        spread(Patient(tmp_path, name, "ab".replace(name, "")), range(6), parallel.LONG, times[name].append)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(team, times))
+    first, second = sorted(times.values(), key=min)
+    assert max(end for _, end in first) < min(begun for begun, _ in second)
 
 
 @needs_posix
@@ -142,6 +179,7 @@ def test_workers_die_with_the_one_who_started_them(tmp_path: Path) -> None:
     code = f"""
 from functools import partial
 from pathlib import Path
+from typing import Any
 from tests.test_parallel import sleeping
 from vivavoce.prepare.folder import Folder
 from vivavoce.prepare.parallel import LONG, spread

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ CORES = "VIVAVOCE_CORES"  # environment: cores that this process may use, for se
 MOST = 16  # processes of one step, each about 50 MB: a machine of more cores does not take more memory
 LONG = 400  # frames of work from which a team of processes, two seconds until it stands, pays
 TEAM = threading.Lock()  # one team of processes at a time: two would share the cores and hold twice the memory
+BEGIN = b"!"  # said to a host whose turn it is
 ONE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # set to 1 where the processes are the parallel part
 
 
@@ -72,8 +73,7 @@ def spread(make: Callable[[], Callable[[T], R]], items: Sequence[T], frames: int
     """
     count = min(cores(), len(items), most)
     if count > 1 and frames >= LONG:
-        with TEAM:
-            _processes(make, items, count, heard)
+        _processes(make, items, count, heard)
         return
     own = threading.local()
 
@@ -111,16 +111,28 @@ def _processes(make: Callable[[], Callable[[T], R]], items: Sequence[T], count: 
     # close_fds=False hands on what is meant to be: the folder's lock, which then holds until the last worker is gone
     host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, close_fds=False, **group)
     assert host.stdin is not None and host.stdout is not None
+    with _ended(host):
+        try:
+            pickle.dump((make, list(items), count), host.stdin)
+            host.stdin.flush()
+            with TEAM, _ended(host):  # what the work needs is imported while another team is at work
+                host.stdin.write(BEGIN)
+                host.stdin.flush()
+                for _ in items:
+                    good, value = pickle.load(host.stdout)
+                    if not good:
+                        raise value
+                    heard(value)
+        except (EOFError, BrokenPipeError) as e:
+            raise RuntimeError("a worker process was lost: killed, or out of memory") from e
+
+
+@contextmanager
+def _ended(host: subprocess.Popen[bytes]) -> Iterator[None]:
+    """No longer there afterwards, however it ends."""
+    assert host.stdin is not None and host.stdout is not None
     try:
-        pickle.dump((make, list(items), count), host.stdin)
-        host.stdin.flush()
-        for _ in items:
-            good, value = pickle.load(host.stdout)
-            if not good:
-                raise value
-            heard(value)
-    except (EOFError, BrokenPipeError) as e:
-        raise RuntimeError("a worker process was lost: killed, or out of memory") from e
+        yield
     finally:
         with suppress(BrokenPipeError):
             host.stdin.close()  # the host ends its workers when this ends

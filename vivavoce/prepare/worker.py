@@ -1,9 +1,10 @@
 """`python -m vivavoce.prepare.worker`: the host of `parallel.spread`'s processes.
 
-It reads one pickle from its standard input, (make, items, count), starts the workers and writes a pickle (True, result) or
-(False, error) for each item to its standard output. When its input ends, because the one who started it is done or dead, it
-ends with all its workers at once. The workers are forked before any thread runs, so they share what the host has imported;
-where forking is not safe they are started afresh. A program of ours is the main module here, whatever the user's is.
+It reads one pickle from its standard input, (make, items, count), and a byte more when it is its turn, as one team works at a time.
+Then it starts the workers and writes a pickle (True, result) or (False, error) for each item to its standard output. When its input
+ends, because the one who started it is done or dead, it ends with all its workers at once. The workers are forked before any thread
+runs, so they share what the host has imported; where forking is not safe they are started afresh. A program of ours is the main
+module here, whatever the user's is.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what nets and codecs print is no answer
     make, items, count = pickle.load(sys.stdin.buffer)
     gc.freeze()  # a collection writes to every object it looks at: each worker would get a copy of all that was imported, 40 MB
+    if not sys.stdin.buffer.read(1):
+        return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(count, context, initializer=_alone) as pool:
         futures = [pool.submit(_run, make, item) for item in items]  # the first starts all workers
