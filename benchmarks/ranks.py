@@ -4,10 +4,10 @@
 
 Each run is a `torchrun` of its own: NCCL on GPUs, gloo on CPUs.
 
-equal   a small method without random numbers, on each number of processes; then on the most of them with the second killed (SIGKILL) half
-        way, and the same command again. Losses are held against those of one process.
+equal   a small method without random numbers, on each number of processes; then on the most of them with the second killed (SIGKILL) after
+        some 20 steps, and the same command again. Losses are held against those of one process.
 large   dit_motion on CORPUS (a folder that `benchmarks/motion.py pack` made) the same way: its noise is each process's own, so losses agree
-        on average alone; and steps a second, in all and by process.
+        on average alone; its steps are long enough for their number a second to tell something. `--no-killed` leaves out the kill.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def part(name: str, command: Callable[[Path, float], list[str]], o: argparse.Nam
 
 
 def equal(folder: Path, steps: int, slow: float, device: str) -> None:
-    """One process of `equal`, each step `slow` seconds longer: the method of tests/test_train.py that draws no random numbers."""
+    """One process of `equal`, each step `slow` seconds longer: the method of tests/test_train.py that draws no random numbers, on any device."""
     from tests import test_train as small
     from vivavoce import registry
     from vivavoce.train import How, ranks, train

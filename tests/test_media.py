@@ -372,7 +372,6 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 import numpy as np
 from vivavoce.media import Writer
-from vivavoce.media.colour import EXACT, converted
 from vivavoce.types import InputError
 random = np.random.default_rng(0)
 try:
@@ -476,7 +475,7 @@ def test_two_writers_of_one_film(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
 
 
-def test_a_frame_is_converted_without_threads_of_its_own(tmp_path: Path) -> None:
+def test_a_frame_is_converted_alike_with_what_was_prepared_for_another(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with Writer(path, (48, 64)) as out:
         out.write(np.stack([numbered(k) for k in range(8)]))

@@ -115,7 +115,7 @@ def _processes(make: Callable[[], Callable[[T], R]], items: Sequence[T], count: 
         try:
             pickle.dump((make, list(items), count), host.stdin)
             host.stdin.flush()
-            with TEAM, _ended(host):  # what the work needs is imported while another team is at work
+            with TEAM, _ended(host):  # it imports what it needs while another team is at work, and has gone before the next one begins
                 host.stdin.write(BEGIN)
                 host.stdin.flush()
                 for _ in items:
