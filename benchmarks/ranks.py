@@ -115,7 +115,7 @@ def part(name: str, command: Callable[[Path, float], list[str]], o: argparse.Nam
 
 
 def equal(folder: Path, steps: int, slow: float, device: str) -> None:
-    """One process of `equal`, each step `slow` seconds longer: the method of tests/test_train.py that draws no random numbers, on any device."""
+    """One process of `equal`, each step `slow` seconds longer: the method of tests/test_train.py that draws no random numbers."""
     from tests import test_train as small
     from vivavoce import registry
     from vivavoce.train import How, ranks, train
