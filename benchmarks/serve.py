@@ -7,11 +7,11 @@
 films: the same sound made into a film by `vivavoce.run.speak` and by an order in the queue (uploads checked and kept, hidden mark,
 metadata), in turns; the time of the second over that of the first is what the server costs.
 
-live: n sessions hear the same sound at its own pace, 40 ms a piece. The delay of picture k is from the moment its last sample was given
-to the moment its JPEG is there; what the method must hear beyond it (lookahead) is told beside it, for no computer shortens that. A
-session keeps up when its delay in the last second is no more than 200 ms above that of its first. Then the sound is given as quickly as it
-is taken: pictures a second of all sessions together, over 25 the number that could keep up; thread time of each stage, ms a picture; and
-how often so many were drawn as one batch.
+live: n sessions hear the same sound at its own pace, 40 ms a piece; they begin at once or, with --apart, at random moments of so many ms.
+The delay of picture k is from the moment its last sample was given to the moment its JPEG is there; what the method must hear beyond it
+(lookahead) is told beside it, for no computer shortens that. A session keeps up when its delay in the last second is no more than 200 ms
+above that of its first. Then the sound is given as quickly as it is taken: pictures a second of all sessions together, over 25 the number
+that could keep up; thread time of each stage, ms a picture; and how often so many were drawn as one batch.
 
 --random: live_portrait at its published size and dit_motion's preset live in its space, both with random weights (speed does not depend on
 them); before the sessions, sound to a film in H.264 (path). --block and --ahead: rows of a block of motion, and rows heard after it, of
@@ -29,6 +29,7 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from vivavoce.serve import stage
 from vivavoce.serve.jobs import ENDED, Jobs, Order
 from vivavoce.serve.uploads import Limits
 from vivavoce.talker import Talker
+from vivavoce.turns import one_thread_each
 from vivavoce.types import FPS, HOP, RATE, Clip
 
 ROUNDS = 3
@@ -106,9 +108,10 @@ def films(portrait: Path, sound: Path, device: str, renderer: str, folder: Path)
     print(f"films: {report.frames} frames; run {plain:.2f} s, serve {served:.2f} s: {served / plain:.3f} times as long")
 
 
-def delays(session: stage.Session, samples: np.ndarray, paced: bool) -> np.ndarray:  # int16 [n] -> s [frames]
-    """Of each picture, while the sound is given at its own pace or as quickly as it is taken."""
+def delays(session: stage.Session, samples: np.ndarray, paced: bool, wait: float = 0.0) -> np.ndarray:  # int16 [n] -> s [frames]
+    """Of each picture, while the sound is given at its own pace or as quickly as it is taken; begins after so many seconds."""
     given, shown = [], []
+    time.sleep(wait)
     speaking = threading.Thread(target=session.speak, args=(lambda number, picture: shown.append(time.perf_counter()),))
     speaking.start()
     begun = time.perf_counter()
@@ -123,10 +126,13 @@ def delays(session: stage.Session, samples: np.ndarray, paced: bool) -> np.ndarr
     return np.array(shown) - np.array(given)
 
 
-def at_once(every: list[stage.Session], samples: np.ndarray, paced: bool) -> tuple[list[np.ndarray], float]:
-    """Delays of all sessions, and the seconds that they took together."""
+def at_once(every: list[stage.Session], samples: np.ndarray, paced: bool, apart: float = 0.0) -> tuple[list[np.ndarray], float]:
+    """Delays of all sessions, which begin within `apart` seconds, and the time that they took together."""
     late: list[np.ndarray] = []
-    threads = [threading.Thread(target=lambda s=s: late.append(delays(s, samples, paced))) for s in every]
+    waits = np.random.default_rng(0).uniform(0, apart, len(every))
+    threads = [
+        threading.Thread(target=lambda s=s, w=w: late.append(delays(s, samples, paced, w))) for s, w in zip(every, waits, strict=True)
+    ]
     begun = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -135,7 +141,7 @@ def at_once(every: list[stage.Session], samples: np.ndarray, paced: bool) -> tup
     return late, time.perf_counter() - begun
 
 
-def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, renderer: str) -> None:
+def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, renderer: str, apart: float) -> None:
     room = stage.Stage({} if not Path(renderer).is_dir() else {"run": Path(renderer)}, Limits(live=count), device)
     if renderer == "random":
         room.build = random_head
@@ -145,7 +151,7 @@ def sessions(count: int, portrait: bytes, samples: np.ndarray, device: str, rend
     first = time.perf_counter() - begun
     every += [room.session(dict(wishes), portrait) for _ in range(count - 1)]
     more = (time.perf_counter() - begun - first) / max(1, count - 1)
-    late, _ = at_once(every, samples, True)
+    late, _ = at_once(every, samples, True, apart)
     kept = sum(bool(np.median(d[-FPS:]) < np.median(d[:FPS]) + BEHIND) for d in late)
     ahead, usual, most = every[0].talker.lookahead, *(1000 * np.percentile(np.concatenate(late), [50, 95]))
     print(
@@ -208,6 +214,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--sessions", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--apart", type=float, default=0, metavar="MS", help="sessions begin at random moments of so long")
     parser.add_argument("--renderer", default="face_warp", help="a method that works with a portrait, or the folder of a trained run")
     parser.add_argument("--random", action="store_true")
     parser.add_argument("--block", type=int, default=ROWS["block"])
@@ -238,7 +245,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path(samples, device, Path(folder))
     for count in options.sessions:
-        sessions(count, picture, samples, device, "random" if options.random else options.renderer)
+        with one_thread_each() if device.startswith("cuda") else nullcontext():  # as the server does
+            sessions(count, picture, samples, device, "random" if options.random else options.renderer, options.apart / 1000)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from vivavoce import assets
 from vivavoce.face import regions
 from vivavoce.media import frames
 from vivavoce.nn.bisenet import AUXILIARY, MEAN, STD, BiSeNet
-from vivavoce.prepare.schedule import one_thread_each
+from vivavoce.turns import one_thread_each
 
 
 def state(seed: int = 0) -> dict[str, torch.Tensor]:

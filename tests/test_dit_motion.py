@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -284,7 +285,7 @@ def test_a_block_recorded_is_the_same_block(changes: dict[str, object], monkeypa
     for count in (3, 5, 2, 3):
         assert torch.allclose(rows.work(torch.cat(asked[:count])).cpu(), single[:count], atol=1e-3)
     assert sorted(rows.work.made) == [1, 2, 4, 8]
-    method.rehearse(16)
+    method.rehearse(9)  # so many are filled up to the next
     assert sorted(rows.work.made) == [1, 2, 4, 8, 16] and method.blocks._rows() is rows
     method.model.leave.bias.add_(0.1)
     other = moved(method, speech.cuda(), 7)
@@ -300,6 +301,17 @@ def test_noise_of_a_row_is_normal_and_its_own() -> None:
     assert torch.equal(noise[100:110], idle.normal(torch.arange(100, 110), 12, 3))
     assert (torch.corrcoef(noise.T) - torch.eye(12)).abs().max() < 0.08
     assert torch.corrcoef(torch.stack([noise[1:, 0], noise[:-1, 0]]))[0, 1].abs() < 0.05
+
+
+@pytest.mark.parametrize("made", [lambda t: idle.normal(t, 5, 3), lambda t: torch.cat(idle.sway(t, 3), 1), lambda t: idle.blink(t, 3)])
+def test_what_is_kept_of_an_idle_face_is_what_would_be_made(made: Callable[[Tensor], Tensor]) -> None:
+    whole = made(torch.arange(200))  # more than is made at once: nothing is kept
+    for rows in ([49], [48, 49], [49, 50], [50, 51], [99, 20, 20], [3, 140], [], range(40, 90)):
+        frames = torch.tensor(list(rows), dtype=torch.long)
+        found = made(frames)
+        assert torch.equal(found, whole[frames])
+        found += 1  # one's own, not what is kept
+    assert torch.equal(made(torch.arange(50)), whole[:50])
 
 
 def test_the_first_frame_is_the_sources_own() -> None:

@@ -72,6 +72,27 @@ def test_what_is_asked_while_a_batch_is_made_is_the_next_batch() -> None:
     assert together.batches in ({1: 5, 2: 1}, {1: 3, 4: 1})  # 1; four, one by one if the bad one was there; two, likewise
 
 
+def test_a_batch_that_is_filled_up_is_all_that_wait() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def work(asked: list[int]) -> list[int]:
+        begun.set()
+        assert free.wait(60)
+        return asked
+
+    together, found = Together(work, most=4, filled=True), list[int]()
+    threads = [threading.Thread(target=lambda n=n: found.append(together(n))) for n in range(8)]
+    threads[0].start()
+    assert begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: len(together.waiting) == 7)
+    free.set()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == list(range(8)) and together.batches == {1: 1, 4: 1, 3: 1}
+
+
 def test_who_asks_at_the_same_beat_is_waited_for_and_one_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("LATELY", 60.0), ("QUIET", 1.0), ("LONGEST", 5.0)):  # of a machine with much else to do
         monkeypatch.setattr(together_file, name, seconds)

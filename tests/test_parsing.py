@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from vivavoce.face import looks, mesh, parse, regions
 from vivavoce.prepare import parsing
-from vivavoce.prepare.schedule import one_thread_each
+from vivavoce.turns import one_thread_each
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 512

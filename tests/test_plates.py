@@ -17,8 +17,8 @@ from vivavoce.face.regions import BACKGROUND, CLOTH, HEAD, NECK
 from vivavoce.media import read_image
 from vivavoce.prepare import background, parsing
 from vivavoce.prepare.background import labels_of, plate
-from vivavoce.prepare.schedule import one_thread_each
 from vivavoce.prepare.torso import body, over_plate, raised
+from vivavoce.turns import one_thread_each
 
 SIZE = 96
 SIDE, FILM = 256, 7  # px and frames of the film of a photographed woman

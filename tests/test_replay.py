@@ -61,6 +61,10 @@ def test_rows_of_any_number_are_recorded_and_what_cannot_be_is_called_as_it_is()
     for count in (5, 1, 3, 2, 5):
         assert torch.equal(double(rows[:count], rows[:count].cuda()).cpu(), 3 * rows[:count])
     assert sorted(double.made) == [1, 2, 4, 8] and double.on
+    near = Graphs(lambda a: 2 * a, device, fetch=True)
+    for given in (rows, rows.cuda(), rows[:3]):
+        made = near(given)
+        assert made.device.type == "cpu" and torch.equal(made, 2 * given.cpu())
     looking = Graphs(lambda a: a * float(a.sum()), device)  # waits for the device
     for _ in range(2):
         assert torch.allclose(looking(rows).cpu(), rows * rows.sum()) and not looking.on and not looking.made

@@ -1,4 +1,4 @@
-"""One of several threads computes at a time, and lets the others when it waits.
+"""Threads that compute beside each other: one at a time, which lets the others when it waits; or each without a team of its own.
 
 torch gives the interpreter's lock back at each of its operations and takes it again. Where a dozen threads do so at once, each of a
 picture's hundred operations waits for another thread's: live sessions passed the lock around for longer than they computed. A thread
@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
 
 _mine = threading.local()
 
@@ -45,3 +47,21 @@ def away() -> Iterator[None]:
     finally:
         turns.lock.acquire()
         _mine.turns = turns
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """torch and NumPy's linear algebra on one thread, here and in threads begun inside: the frames are the parallel part.
+
+    A team of theirs for each of many threads would wait for itself most of the time, and sums cut among as many threads as
+    are free at the moment differ in their last bits from machine to machine, and from run to run.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, "blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ Clip slices everything. Tensors are float32 unless said; images are RGB in [0, 1
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -40,8 +40,7 @@ class _Rows:
     """Row-wise behaviour of the dataclasses below: length, slicing, moving, joining."""
 
     def _parts(self) -> dict[str, Any]:
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
-        return {k: v for k, v in pairs if isinstance(v, Tensor | _Rows)}
+        return {k: v for k, v in vars(self).items() if isinstance(v, (Tensor, _Rows))}
 
     def __len__(self) -> int:
         for value in self._parts().values():

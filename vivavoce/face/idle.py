@@ -8,6 +8,9 @@ that is never quite still, a degree or two around where it was.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +25,8 @@ BREATH, BREATH_PITCH, BREATH_Y = 4.2, 0.003, 0.0006  # s a breath; rad; metres
 PACES = ((0.23, 0.8), (0.71, 0.2))  # knots a second and share of the amount: slow wandering, a little unrest on it
 NORMAL = 1000  # first channel of the normal numbers; below it each channel has its user here
 BEGIN = 1.0  # s in which the sway grows from nothing: the first frame is the source's own pose
+STRETCH, KEPT = 50, 200  # frames made at once; stretches that each function keeps
+Made = TypeVar("Made", bound=Callable[..., Tensor])
 
 
 def random(number: Tensor, seed: int, channel: int | Tensor) -> Tensor:  # [...] int64 -> [...] float32 in [0, 1)
@@ -33,6 +38,31 @@ def random(number: Tensor, seed: int, channel: int | Tensor) -> Tensor:  # [...]
     return ((x ^ (x >> 16)) >> 8).float() / 2**24
 
 
+def stretched(made: Made) -> Made:
+    """A function of frame numbers [T] int64 and integers -> [T,...], made for a stretch of frames at once and kept: a live stream asks for
+    a frame or two at a time, and each of its operations takes as long for these as for fifty. Streams of one seed share what is kept."""
+
+    @lru_cache(KEPT)
+    def stretch(number: int, *about: int) -> Tensor:
+        return made(torch.arange(number * STRETCH, (number + 1) * STRETCH), *about)
+
+    @wraps(made)
+    def rows(frame: Tensor, *about: int) -> Tensor:
+        if not 0 < len(frame) <= STRETCH:
+            return made(frame, *about)
+        place = frame.cpu()
+        first, last = (int(v) // STRETCH for v in place.aminmax())
+        if last > first + 1:
+            return made(frame, *about)
+        found = stretch(first, *about)
+        if last > first:
+            found = torch.cat([found, stretch(last, *about)])
+        return found[place - first * STRETCH].to(frame.device)
+
+    return cast(Made, rows)
+
+
+@stretched
 def normal(number: Tensor, count: int, seed: int) -> Tensor:  # [T] int64 -> [T,count]
     """`count` independent normal numbers for each integer, mean 0 and deviation 1 (Box and Muller 1958): noise for a generator that
     must make the same of frame t however a stream is cut."""
@@ -52,10 +82,14 @@ def wander(seconds: Tensor, seed: int, channel: Tensor, pace: Tensor) -> Tensor:
 
 
 def sway(frame: Tensor, seed: int) -> tuple[Tensor, Tensor]:  # [T] int64 -> [T,3] rad, [T,3] metres
-    """Rotation and translation of an idle head, relative to where it was at frame 0.
+    """Rotation and translation of an idle head, relative to where it was at frame 0."""
+    moves = _moves(frame, seed)
+    return moves[:, :3], moves[:, 3:]
 
-    All paths are one call: a live stream asks for a frame at a time, and twelve calls took a fifth of its computing.
-    """
+
+@stretched
+def _moves(frame: Tensor, seed: int) -> Tensor:  # [T] int64 -> [T,6] rad, metres
+    """What `sway` tells, all paths in one call."""
     seconds = frame.double() / FPS
     grown = (seconds / BEGIN).clamp(0, 1).float()
     grown = grown * grown * (3 - 2 * grown)
@@ -67,10 +101,10 @@ def sway(frame: Tensor, seed: int) -> tuple[Tensor, Tensor]:  # [T] int64 -> [T,
     amounts = torch.tensor([*SWAY, *DRIFT]).to(frame.device)
     moves = (paths * shares.float()).sum(2) * amounts
     moves = moves + breath[:, None] * torch.tensor([BREATH_PITCH, 0, 0, 0, BREATH_Y, 0]).to(frame.device)
-    moves = moves * grown[:, None]
-    return moves[:, :3], moves[:, 3:]
+    return moves * grown[:, None]
 
 
+@stretched
 def blink(frame: Tensor, seed: int) -> Tensor:  # [T] int64 -> [T] 0 open to 1 shut
     """How far a blink has shut the lids."""
     seconds = frame.double() / FPS

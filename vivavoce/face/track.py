@@ -11,9 +11,8 @@ it, so candidates are scored by reprojection error plus a log-normal prior on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +23,7 @@ from vivavoce.face import mesh as canonical_mesh
 from vivavoce.face import pose
 from vivavoce.face.regions import EYE_LEFT, EYE_RIGHT, LIPS_INNER, LIPS_OUTER, MESH, STILL
 from vivavoce.face.smooth import heading, steady_rows, tremor
+from vivavoce.turns import one_thread_each
 from vivavoce.types import Camera, InputError
 
 DISTANCE, SPREAD = 1.0, 0.5  # prior of the distance head - camera: median, metres, and standard deviation of its log
@@ -263,18 +263,7 @@ def shots_of(still: Tensor, found: Tensor) -> Tensor:  # [T,S,2] px, [T] -> [T] 
     return shots
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The solves here are many and small: a second thread gains nothing, and costs thirty times the whole on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
+@one_thread_each()  # many small solves: a second thread gains nothing, and costs thirty times the whole on a busy machine
 def track(
     points: Tensor | Reader,
     found: Tensor,

@@ -6,10 +6,10 @@ Everything is brought onto it here, by time stamp, and never held in memory as a
 
 from vivavoce.media.decode import audio, audio_chunks, frames, glimpses, sound, undrawn
 from vivavoce.media.encode import Writer, write_audio
-from vivavoce.media.image import coded, is_picture, pixels, read_image, write_image
+from vivavoce.media.image import coded, is_picture, pixels, read_image, shades, write_image
 from vivavoce.media.probe import Info, probe
 
 __all__ = [
-    "Info", "Writer", "audio", "audio_chunks", "coded", "frames", "glimpses", "is_picture", "pixels", "probe", "read_image", "sound",
-    "undrawn", "write_audio", "write_image",
+    "Info", "Writer", "audio", "audio_chunks", "coded", "frames", "glimpses", "is_picture", "pixels", "probe", "read_image", "shades",
+    "sound", "undrawn", "write_audio", "write_image",
 ]  # fmt: skip

@@ -127,5 +127,10 @@ def pixels(image: Tensor | np.ndarray) -> np.ndarray:  # [...,C,H,W] 0..1 or uin
         return image
     if image.dtype == torch.uint8:
         return image.cpu().numpy()
+    return shades(image).cpu().numpy()
+
+
+def shades(image: Tensor) -> Tensor:  # [...,C,H,W] 0..1 -> uint8 [...,H,W,C]
+    """`pixels`, where the picture is."""
     scaled = image.detach().clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)  # in the one copy that clamp makes; NaN becomes 0
-    return scaled.movedim(-3, -1).contiguous().cpu().numpy()
+    return scaled.movedim(-3, -1).contiguous()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,12 +69,18 @@ class Graphs:
         device: where it works; rows given may be elsewhere.
         hold: makes what a graph reads from rows like those given.
         priority: of the stream, 0 or `URGENT`.
+        fetch: rows are given back on the CPU.
     """
 
     def __init__(
-        self, work: Callable[..., Tensor], device: torch.device, hold: Callable[[Tensor], Tensor] = plain, priority: int = 0
+        self,
+        work: Callable[..., Tensor],
+        device: torch.device,
+        hold: Callable[[Tensor], Tensor] = plain,
+        priority: int = 0,
+        fetch: bool = False,
     ) -> None:
-        self.work, self.device, self.hold, self.priority = work, device, hold, priority
+        self.work, self.device, self.hold, self.priority, self.fetch = work, device, hold, priority, fetch
         self.on = device.type == "cuda"  # False: never a graph
         self.stream: torch.cuda.Stream | None = None
         self.made: dict[int, _Graph] = {}
@@ -87,19 +94,22 @@ class Graphs:
             with self.lock:
                 self._record(full, rows)
         if not self.on:
-            return self.work(*(v.to(self.device) for v in rows))
+            made = self.work(*(v.to(self.device) for v in rows))
+            return made.cpu() if self.fetch else made
         graph, there = self.made[full], torch.cuda.Event(blocking=True)  # one that does not hold a core while it is waited for
         with self.lock, torch.cuda.device(self.device):
-            out = torch.empty_like(graph.out[:count])  # of the caller's stream, which will read it and give it back
+            place: dict[str, Any] = {"device": "cpu", "pin_memory": True} if self.fetch else {}
+            out = torch.empty_like(graph.out[:count], **place)  # of the caller's stream, which will read it and give it back
             assert self.stream is not None
-            self.stream.wait_stream(torch.cuda.current_stream())
+            if any(value.is_cuda for value in rows):  # else nothing that the device is at is waited for
+                self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 for held, value in zip(graph.inputs, rows, strict=True):
                     held[:count].copy_(value, non_blocking=True)
                     if count < full:
                         held[count:].copy_(value[-1:].expand_as(held[count:]), non_blocking=True)
                 graph.graph.replay()
-                out.copy_(graph.out[:count])
+                out.copy_(graph.out[:count], non_blocking=True)
                 there.record()
         with away():
             there.synchronize()

@@ -94,14 +94,14 @@ class Blocks:
         """Makes ready for so many streams, so that nothing is recorded while somebody waits."""
         device = self.code.rest.device
         if device.type == "cuda":
-            for power in range(min(most, MOST).bit_length()):  # batches are powers of two
+            for power in range((min(most, MOST) - 1).bit_length() + 1):  # batches are filled up to powers of two
                 self._rows().work(torch.zeros(1 << power, sum(self.asked.sizes)))
 
     def _told(self, asked: Tensor) -> Tensor:  # [1,N] -> [1,n], both on the CPU
         device = self.code.rest.device
         if device.type != "cuda" or torch.is_grad_enabled() or self.model.training:
             return self.made(asked.to(device)).cpu()
-        return self._rows()(asked).cpu()
+        return self._rows()(asked)
 
     def _rows(self) -> Rows:
         """For the weights where they are now, and for settings as they are now: a graph knows no others."""
@@ -109,7 +109,7 @@ class Blocks:
         weights = (*self.listen.parameters(), *self.listen.buffers(), *self.model.parameters(), *self.code.buffers())
         key = (c.evaluations, c.begin, c.guidance, c.temperature, c.mouth_temperature, *(w.data_ptr() for w in weights))
         if (rows := self.quick.get(key)) is None:
-            rows = Rows(Graphs(self.made, self.code.rest.device, priority=URGENT), MOST)
+            rows = Rows(Graphs(self.made, self.code.rest.device, priority=URGENT, fetch=True), MOST, filled=True)
             self.quick = {key: rows}
         return rows
 

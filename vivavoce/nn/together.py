@@ -40,12 +40,13 @@ class Together(Generic[Asked, Made]):
     Args:
         work: several questions -> as many answers; it returns when they are there, not when they are under way.
         most: questions at once. A batch has a power of two of them, for which CUDA graphs are kept.
+        filled: a batch is all that wait: `work` fills it up to a power of two, which takes it no longer.
         abreast: batches at once. Two keep a GPU busy, which begins the second when the first is done; it is given the second as soon
             as half of `most` wait. `work` must allow for it.
     """
 
-    def __init__(self, work: Callable[[list[Asked]], Sequence[Made]], most: int = 8, abreast: int = 1) -> None:
-        self.work, self.most, self.abreast = work, most, abreast
+    def __init__(self, work: Callable[[list[Asked]], Sequence[Made]], most: int = 8, abreast: int = 1, filled: bool = False) -> None:
+        self.work, self.most, self.abreast, self.filled = work, most, abreast, filled
         self.lock = threading.Lock()  # of what is below, never held while a batch is made
         self.waiting: deque[_Turn[Asked, Made]] = deque()
         self.making = 0  # batches
@@ -91,7 +92,7 @@ class Together(Generic[Asked, Made]):
         """Where there is room, and so many wait: who waits longest makes a batch of them. The lock is held."""
         if self.making < self.abreast and len(self.waiting) >= fewest:
             count = min(self.most, len(self.waiting))
-            batch = [self.waiting.popleft() for _ in range(1 << (count.bit_length() - 1))]
+            batch = [self.waiting.popleft() for _ in range(count if self.filled else 1 << (count.bit_length() - 1))]
             self.making += 1
             batch[0].batch = batch
             batch[0].woken.set()
@@ -146,9 +147,9 @@ class Together(Generic[Asked, Made]):
 class Rows:
     """A function of tensors with one row an item -> a tensor with as many rows, for many threads: their rows go in one after another."""
 
-    def __init__(self, work: Callable[..., Tensor], most: int = 8, abreast: int = 1) -> None:
+    def __init__(self, work: Callable[..., Tensor], most: int = 8, abreast: int = 1, filled: bool = False) -> None:
         self.work = work
-        self.together: Together[tuple[Tensor, ...], Tensor] = Together(self._all, most, abreast)
+        self.together: Together[tuple[Tensor, ...], Tensor] = Together(self._all, most, abreast, filled)
 
     def __call__(self, *asked: Tensor) -> Tensor:
         return self.together(asked)
@@ -164,3 +165,13 @@ def settle(device: torch.device) -> None:
     if device.type == "cuda" and not (stream := torch.cuda.current_stream(device)).query():
         with away():
             stream.synchronize()
+
+
+def fetched(rows: Tensor) -> Tensor:
+    """What lies on a device, on the CPU; nobody waits for a GPU that has other work before it but the one who asks."""
+    if rows.device.type != "cuda":
+        return rows.cpu()
+    here = torch.empty_like(rows, device="cpu", pin_memory=True)
+    here.copy_(rows, non_blocking=True)
+    settle(rows.device)
+    return here

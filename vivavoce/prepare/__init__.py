@@ -26,7 +26,8 @@ from vivavoce.media import probe
 from vivavoce.prepare import inherit
 from vivavoce.prepare.choices import check
 from vivavoce.prepare.folder import Folder, Options
-from vivavoce.prepare.schedule import one_thread_each, overlapped
+from vivavoce.prepare.schedule import overlapped
+from vivavoce.turns import one_thread_each
 from vivavoce.types import FPS, InputError
 
 __all__ = ["Folder", "Options", "Progress", "Step", "prepare", "steps"]

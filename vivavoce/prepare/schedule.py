@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import Protocol, TypeVar
-
-from threadpoolctl import threadpool_limits
 
 
 class Waiting(Protocol):
@@ -66,21 +63,3 @@ def overlapped(steps: Sequence[S], act: Callable[[S, Callable[[], None]], None])
             stop.set()  # a keyboard's interrupt ends them too
     if failed:
         raise errors[min(failed, key=list(steps).index).name]
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """torch and NumPy's linear algebra on one thread, here and in threads begun inside: the frames are the parallel part.
-
-    A team of theirs for each of many threads would wait for itself most of the time, and sums cut among as many threads as
-    are free at the moment differ in their last bits from machine to machine, and from run to run.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, "blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from vivavoce import run
-from vivavoce.media import is_picture, pixels, probe, read_image
+from vivavoce.media import is_picture, probe, read_image, shades
 from vivavoce.method import Renderer
-from vivavoce.nn.together import Together, settle
+from vivavoce.nn.together import Together, fetched, settle
 from vivavoce.serve import marks, uploads
 from vivavoce.serve.jobs import jpeg
 from vivavoce.talker import Talker
@@ -215,9 +215,10 @@ class Session:
         stream = self.talker.stream(self._pieces(), self.late if self.hurry else None)
         while True:
             with self.turns.taken() if self.turns is not None else nullcontext():
-                if (frames := next(stream, None)) is None:
-                    return
-                images = pixels(frames) if frames.numel() else np.zeros((len(frames), 0, 0, 3), np.uint8)
+                frames = next(stream, None)
+            if frames is None:
+                return
+            images = fetched(shades(frames)).numpy() if frames.numel() else np.zeros((len(frames), 0, 0, 3), np.uint8)
             del frames  # not to be kept while the next are made
             yield images
 
