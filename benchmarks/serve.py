@@ -29,7 +29,6 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,6 @@ from vivavoce.serve import stage
 from vivavoce.serve.jobs import ENDED, Jobs, Order
 from vivavoce.serve.uploads import Limits
 from vivavoce.talker import Talker
-from vivavoce.turns import one_thread_each
 from vivavoce.types import FPS, HOP, RATE, Clip
 
 ROUNDS = 3
@@ -245,8 +243,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path(samples, device, Path(folder))
     for count in options.sessions:
-        with one_thread_each() if device.startswith("cuda") else nullcontext():  # as the server does
-            sessions(count, picture, samples, device, "random" if options.random else options.renderer, options.apart / 1000)
+        sessions(count, picture, samples, device, "random" if options.random else options.renderer, options.apart / 1000)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from vivavoce.face import mesh, regions, rings
 from vivavoce.face.blendshapes import LIP_PAIRS
 from vivavoce.face.pose import FLIP
 from vivavoce.methods.face_warp import Config, FaceWarp, Identity
-from vivavoce.render import warp
+from vivavoce.render import eyes, mouth, warp
 from vivavoce.types import Clip, InputError, Motion
 
 SIZE = 160
@@ -82,6 +83,26 @@ def test_an_open_jaw_shows_the_dark_inside() -> None:
     method, identity = encoded(source)
     dark = [float((mouth_of(method.render(identity, motion(jawOpen=s)), source).mean(1) < 0.25).float().mean()) for s in (0, 0.2, 0.5)]
     assert dark[0] == 0 and dark[2] > dark[1] > 0.005
+
+
+def test_what_is_not_looked_at_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mouth and eyes are drawn where lips and lids are: no other than with the whole of their windows, also off the picture."""
+    method, identity = encoded(portrait(0.012))
+    spoken = [motion(jawOpen=0.5, eyeBlink=0.9), motion(mouthFunnel=0.5), motion(1, (0.1, 0.2, 0.05), jawOpen=0.2, eyeBlink=0.4)]
+    clip = Clip.cat([*spoken, motion()])
+    far = Clip(motion=dataclasses.replace(motion(jawOpen=0.5).motion, translation=torch.tensor([[0.3, 0.2, 0.0]])))
+    drawn, away, sizes = method.render(identity, clip), method.render(identity, far), list[int]()
+
+    def whole(outline: Tensor, room: float, origin: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        (_, part) = window(outline, room, origin, size)
+        sizes.append(part[0] * part[1] < size[0] * size[1])
+        return origin, size
+
+    window = mouth.window
+    for place in (mouth, eyes):
+        monkeypatch.setattr(place, "window", whole)
+    assert torch.allclose(drawn, method.render(identity, clip), atol=1e-4) and sizes == [True] * 3
+    assert torch.allclose(away, method.render(identity, far), atol=1e-4)
 
 
 def test_a_smile_with_teeth_shuts_and_opens() -> None:

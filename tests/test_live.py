@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from vivavoce.face.landmarker import Landmarker
 from vivavoce.method import Renderer
 from vivavoce.nn import together as together_file
 from vivavoce.nn.together import Rows, Together
+from vivavoce.render import threads
 from vivavoce.serve import live, server, stage, uploads
 from vivavoce.talker import Talker
-from vivavoce.turns import Turns, away
+from vivavoce.turns import Turns, alone, away
 from vivavoce.types import FPS, RATE, Clip
 
 SIDE = 32
@@ -159,6 +161,43 @@ def test_one_thread_computes_while_another_is_away() -> None:
     assert seen == ["other", "mine"]
 
 
+def test_a_thread_may_compute_alone_while_others_have_helpers() -> None:
+    before, found = torch.get_num_threads(), dict[str, int]()
+
+    def look(name: str, first: Callable[[], None]) -> threading.Thread:
+        def work() -> None:
+            first()
+            torch.rand(200, 200) @ torch.rand(200, 200)
+            found[name] = torch.get_num_threads()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    try:
+        torch.set_num_threads(3)
+        for name, first in (("alone", alone), ("later", lambda: None)):
+            look(name, first).join(60)
+        assert found == {"alone": 1, "later": 3} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_kernels_of_a_session_leave_half_of_the_threads() -> None:
+    import numba
+
+    here, found = numba.get_num_threads(), list[int]()
+
+    def work() -> None:
+        threads.half()
+        found.append(numba.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert found == [max(1, numba.config.NUMBA_NUM_THREADS // 2)] and numba.get_num_threads() == here
+
+
 def test_rows_of_several_threads_come_back_to_each() -> None:
     rows = Rows(lambda a, b: a + b)
     asked = [(torch.full((n, 2), float(n)), torch.ones(n, 2)) for n in (1, 3, 2)]
@@ -256,15 +295,13 @@ def test_sessions_on_one_network_say_what_they_would_say_alone(tmp_path: Path) -
     assert sum(size * count for size, count in ensemble.together.batches.items()) >= 60
 
 
-def test_a_large_portrait_is_reduced_unless_a_size_is_wished(tmp_path: Path) -> None:
-    place, asked = room(True), list[int]()
+def test_portraits_are_wished_for_in_time_and_share_networks_at_any_size(tmp_path: Path) -> None:
+    place, asked = room(True), list[tuple[bool, int]]()
     made = place.build
-    place.build = lambda source, options, *like: asked.append(options.size) or made(source, options, *like)  # type: ignore[func-returns-value]
-    for sides, wishes in (((400, 300), {}), ((900, 700), {}), ((900, 700), {"size": 900})):
-        data = hostile.picture(tmp_path / "face.jpg", np.zeros((*sides, 3), np.uint8)).read_bytes()
-        session = place.session({"mark": "none", **wishes}, data)
-        assert any("reduced" in note for note in session.notes) == (asked[-1] == stage.SIZE)
-    assert asked == [0, stage.SIZE, 900] and len(place.casts) == 1  # all on the same networks
+    place.build = lambda source, options, *like: asked.append((options.live, options.size)) or made(source, options, *like)  # type: ignore[func-returns-value]
+    for wishes in ({}, {"size": 900}, {}):
+        begin(place, tmp_path, **wishes)
+    assert asked == [(True, 0), (True, 900), (True, 0)] and len(place.casts) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -424,26 +424,3 @@ def test_the_server_answers_programs_and_a_taken_port_is_told(tmp_path: Path) ->
         with pytest.raises(InputError, match="choose another --port"):
             server.run()
     server.jobs.close()
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_where_sessions_share_a_device_the_processor_computes_on_one_thread(
-    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, seen = torch.get_num_threads(), list[int]()
-    monkeypatch.setattr("uvicorn.run", lambda *_, **__: seen.append(torch.get_num_threads()))
-    server = Server(Settings(work=tmp_path / "work", page=False, port=unused(), device="cpu"))
-    server.shared = shared
-    try:
-        torch.set_num_threads(2)
-        server.run()
-        assert seen == [1 if shared else 2] and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def unused() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])

@@ -25,7 +25,7 @@ from vivavoce.controls import Scene
 from vivavoce.data import driving
 from vivavoce.data.person import Person
 from vivavoce.data.playback import playback
-from vivavoce.data.portrait import Portrait
+from vivavoce.data.portrait import Portrait, Size
 from vivavoce.media import Writer, audio_chunks, is_picture, pixels, probe, write_image
 from vivavoce.method import Generator, Method, Renderer
 from vivavoce.prepare import people
@@ -38,6 +38,10 @@ SHIPPED = "speech_motion"  # the generator whose weights come with vivavoce
 DUBBING = "dubbing"  # the family of methods that draw into the frames of a film
 SPARE = "mel"  # speech encoder that needs no file: what ships for it takes over where another's weights cannot be had
 SMALLEST, LARGEST = 64, 8192  # px, longest side of a film
+LIVE, MOVING = (
+    640,
+    512,
+)  # px, most of a portrait drawn as quickly as it is shown, and of what moves in it: one core draws that in some 25 ms
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Options:
     eyes: str = "source"  # "source", "fixed" or "blink"
     background: str = ""  # picture, video or colour behind a trained person
     smooth_lips: bool = False
+    live: bool = False  # a portrait whose `size` is not told is reduced, so that its pictures come in time
     block: int = 0  # frames rendered at once; 0: 2 on a CPU, 8 on a GPU
     seed: int = 0
     device: str = "auto"
@@ -247,16 +252,26 @@ def _runs(places: Sequence[Path]) -> Iterator[tuple[Path, registry.Card, dict[st
 
 
 def _portrait(path: Path, options: Options, notes: list[str]) -> Portrait:
+    live = options.live and not options.size
+    moving = MOVING if pick_device(options.device) == "cpu" else 0
+    portrait = _looked_for(path, options.face, Size(most=LIVE, moving=moving) if live else Size(options.size), notes)
+    if live and portrait.reduced:
+        reduced = f"the portrait is reduced to {max(portrait.full)} px, so that its pictures come in time"
+        notes.append(f"{reduced}; wish for another `size` if there is time")
+    return portrait
+
+
+def _looked_for(path: Path, face: int, size: Size, notes: list[str]) -> Portrait:
     if path.is_dir():
         pictures = sorted((path / "ori_imgs").glob("*.jpg"))
         if not pictures:
             raise InputError(path, "neither a person folder nor a trained run", "run: vivavoce prepare VIDEO")
         notes.append(f"no trained run in this folder: speaking from its best frame; for full quality run: vivavoce train egs_talker {path}")
-        return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path), options.size)
+        return Portrait.best(pictures[:: max(1, len(pictures) // 24)], str(path), size)
     if is_picture(path):
-        return Portrait(path, face=options.face, longest=options.size)
+        return Portrait(path, face=face, size=size)
     notes.append(f"no trained run of this video: speaking from its best frame; for full quality run: vivavoce prepare {path} and train")
-    return Portrait.of_video(path, options.size)
+    return Portrait.of_video(path, size)
 
 
 def _talker(

@@ -49,6 +49,22 @@ def away() -> Iterator[None]:
         _mine.turns = turns
 
 
+def alone() -> None:
+    """From now on torch computes what this thread asks for without helpers; what other threads ask for as before.
+
+    A live picture's parts are small: on two cores, which other sessions and the coding of JPEGs need too, a session with helpers takes
+    up to twice as long for them.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # of this thread, and of all that begin from now on
+    if before > 1:
+        restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+        restoring.start()
+        restoring.join()
+
+
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """torch and NumPy's linear algebra on one thread, here and in threads begun inside: the frames are the parallel part.

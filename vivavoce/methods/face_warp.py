@@ -225,18 +225,18 @@ class FaceWarp(Renderer):
         frames = warp.warp(identity.picture, source, target, identity.triangles, size, config.backend, identity.picture).image
         lips, soft = _outline(target, regions.LIPS_INNER), max(0.8, config.soft * float(identity.frame.norm(dim=0).mean()))
         inside = mouth.compose(identity.mouth, maps[0], maps[1], lips, gap, shut[0], soft, config.backend)
-        _blend(frames, identity.mouth.origin, *inside)
+        _blend(frames, inside)
         for (side, (_, loop)), skull, closed in zip(BLINK.items(), maps[2:], shut[1:], strict=True):
             ball = eyes.compose(identity.eyes[side], skull, _outline(target, loop), closed, soft, config.backend)
-            _blend(frames, identity.eyes[side].origin, *ball)
+            _blend(frames, ball)
         return frames
 
 
-def _blend(frames: Tensor, origin: tuple[int, int], colour: Tensor, mask: Tensor) -> None:
-    """Lays a window [T,3,h,w] at `origin` (x, y) over frames [T,3,H,W], in place."""
-    (left, top), (height, width) = origin, mask.shape[-2:]
+def _blend(frames: Tensor, layer: mouth.Layer) -> None:
+    """Lays it over frames [T,3,H,W], in place."""
+    (left, top), (height, width) = layer.origin, layer.mask.shape[-2:]
     window = frames[:, :, top : top + height, left : left + width]
-    window.copy_(torch.lerp(window, colour, mask.expand_as(colour)).clamp(0, 1))
+    window.copy_(torch.lerp(window, layer.colour, layer.mask.expand_as(layer.colour)).clamp(0, 1))
 
 
 def _step(t: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vivavoce.render.mouth import extend, local
+from vivavoce.render.mouth import FADED, Layer, extend, local, window
 from vivavoce.render.warp import affine, polygon, sample, stroke
 
 ROOM = 0.3  # the window reaches this share of the eye's width beyond it
@@ -45,11 +45,12 @@ def compose(
     shut: Tensor,  # [T] 0..1
     soft: float,  # px
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """What is seen between the lids: colour [T,3,h,w] and its mask [T,1,h,w], in the eye's window."""
-    inner = lids - lids.new_tensor(eye.origin)
-    mask = polygon(inner, eye.size, soft * (1 - 0.7 * shut), backend)
-    seen = affine(eye.page, local(skull, eye.origin), eye.size, backend) * (1 - 0.35 * shut)[:, None, None, None]
-    line = stroke(inner[:, : inner.shape[1] // 2 + 1], eye.size, soft, backend) * ((2 * shut - 1).clamp(0, 1) * 0.85)[:, None, None, None]
+) -> Layer:
+    """What is seen between the lids."""
+    origin, size = window(lids, FADED * soft, eye.origin, eye.size)
+    inner = lids - lids.new_tensor(origin)
+    mask = polygon(inner, size, soft * (1 - 0.7 * shut), backend)
+    seen = affine(eye.page, local(skull, origin, eye.origin), size, backend) * (1 - 0.35 * shut)[:, None, None, None]
+    line = stroke(inner[:, : inner.shape[1] // 2 + 1], size, soft, backend) * ((2 * shut - 1).clamp(0, 1) * 0.85)[:, None, None, None]
     whole = (mask + line).clamp(max=1)
-    return torch.lerp(seen, eye.lash[:, None, None].expand_as(seen), (line / whole.clamp(min=1e-6)).clamp(max=1)), whole
+    return Layer(origin, torch.lerp(seen, eye.lash[:, None, None].expand_as(seen), (line / whole.clamp(min=1e-6)).clamp(max=1)), whole)

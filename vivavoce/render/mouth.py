@@ -8,6 +8,7 @@ never stretch them. Colours come from the picture: a statue has stone teeth.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,16 @@ TEETH = (0.0085, 0.0066, 0.006, 0.005, 0.004, 0.003)  # widths seen from the fro
 UPPER_EDGE, LOWER_EDGE = -0.0012, -0.0006  # incisal edges; the lower one goes with the jaw
 HEIGHT = 0.0095  # of a tooth
 ARCH = 3.0  # 1/m, how the row curves up (upper) seen from the front
+LINE, FADED = 0.8, 4.0  # width of the line between shut lips, in widths of the soft edge; widths after which a line has faded
 OPEN = 0.0025  # metres between the lips above which what shows between them is teeth or tongue worth keeping
+
+
+class Layer(NamedTuple):
+    """What is laid over a picture, where it lies."""
+
+    origin: tuple[int, int]  # x, y of its window in the picture
+    colour: Tensor  # [T,3,h,w]
+    mask: Tensor  # [T,1,h,w]
 
 
 @dataclass
@@ -90,11 +100,26 @@ def extend(cut: Tensor, inside: Tensor, fade: float) -> Tensor:  # [3,h,w], [h,w
     return torch.cat([cut[:, index[0], index[1]] * alpha, alpha[None]])
 
 
-def local(matrix: Tensor, origin: tuple[int, int]) -> Tensor:  # [T,2,3] -> [T,2,3]
-    """A map between places of the picture as one between places of a window of it."""
-    shift = matrix.new_tensor(origin)
-    moved = matrix[..., 2] + matrix[..., :2] @ shift - shift
+def local(matrix: Tensor, origin: tuple[int, int], page: tuple[int, int]) -> Tensor:  # [T,2,3] -> [T,2,3]
+    """A map of the picture, source from target, as one of a window of the target and a page of the source, with their origins."""
+    moved = matrix[..., 2] + matrix[..., :2] @ matrix.new_tensor(origin) - matrix.new_tensor(page)
     return torch.cat([matrix[..., :2], moved[..., None]], -1)
+
+
+def window(
+    outline: Tensor,  # [T,P,2] px
+    room: float,  # px around it
+    origin: tuple[int, int],  # x, y
+    size: tuple[int, int],  # h, w
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Origin and size of the part of a window in which the outline lies in any row; on a GPU, which would be waited for, all of it."""
+    if outline.device.type != "cpu":
+        return origin, size
+    low, high = outline.detach().flatten(0, 1).aminmax(dim=0)
+    (left, top), (right, bottom) = (low - room).floor().int().tolist(), (high + room).ceil().int().tolist()
+    x = min(max(left, origin[0]), origin[0] + size[1] - 1)
+    y = min(max(top, origin[1]), origin[1] + size[0] - 1)
+    return (x, y), (max(1, min(bottom, origin[1] + size[0]) - y), max(1, min(right, origin[0] + size[1]) - x))
 
 
 def _step(t: Tensor) -> Tensor:
@@ -143,17 +168,18 @@ def compose(
     shut: Tensor,  # [T] 0..1, how far lips that are open in the picture are closed
     soft: float,  # px
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """What is seen between the lips, in the mouth's window: colour [T,3,h,w] and its mask [T,1,h,w]."""
-    inner = lips - lips.new_tensor(mouth.origin)
-    skull, jaw = local(skull, mouth.origin), local(jaw, mouth.origin)
-    mask = polygon(inner, mouth.size, soft * (1 - 0.7 * shut), backend)
-    shadow = polygon(inner, mouth.size, 5 * soft, backend)
+) -> Layer:
+    """What is seen between the lips."""
+    origin, size = window(lips, FADED * LINE * soft, mouth.origin, mouth.size)
+    inner = lips - lips.new_tensor(origin)
+    skull, jaw = local(skull, origin, mouth.origin), local(jaw, origin, mouth.origin)
+    mask = polygon(inner, size, soft * (1 - 0.7 * shut), backend)
+    shadow = polygon(inner, size, 5 * soft, backend)
     light = (0.72 + 0.28 * _step(gap / 0.010))[:, None, None, None] * (0.6 + 0.4 * shadow)
-    drawn = affine(mouth.cavity, skull, mouth.size, backend)
-    drawn = over(affine(mouth.lower, jaw, mouth.size, backend), drawn, True)
-    drawn = over(affine(mouth.upper, skull, mouth.size, backend), drawn, True) * light
-    own = affine(mouth.own, skull, mouth.size, backend)
+    drawn = affine(mouth.cavity, skull, size, backend)
+    drawn = over(affine(mouth.lower, jaw, size, backend), drawn, True)
+    drawn = over(affine(mouth.upper, skull, size, backend), drawn, True) * light
+    own = affine(mouth.own, skull, size, backend)
     if mouth.shows:  # the lips' shadow as they close
         stays = _step(gap / (0.4 * mouth.opening))
         own = torch.cat([own[:, :3] * (0.6 + 0.4 * _step(gap / mouth.opening))[:, None, None, None], own[:, 3:]], 1)
@@ -162,5 +188,6 @@ def compose(
     seen = over(own * stays[:, None, None, None], drawn, True)
     half = inner.shape[1] // 2  # the line between shut lips, from corner to corner
     middle = (inner[:, : half + 1] + torch.cat([inner[:, :1], inner[:, half:].flip(1)], 1)) / 2
-    line = stroke(middle, mouth.size, 0.8 * soft, backend) * (0.65 * _step(2 * shut - 1))[:, None, None, None]
-    return torch.lerp(seen, mouth.seam[:, None, None].expand_as(seen), line / (mask + line).clamp(min=1e-6)), (mask + line).clamp(max=1)
+    line = stroke(middle, size, LINE * soft, backend) * (0.65 * _step(2 * shut - 1))[:, None, None, None]
+    colour = torch.lerp(seen, mouth.seam[:, None, None].expand_as(seen), line / (mask + line).clamp(min=1e-6))
+    return Layer(origin, colour, (mask + line).clamp(max=1))

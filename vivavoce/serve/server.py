@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from vivavoce.run import pick_device
 from vivavoce.serve import api, live, page, stage, uploads
 from vivavoce.serve.guard import Guard, is_local
 from vivavoce.serve.jobs import Jobs, actors
-from vivavoce.turns import one_thread_each
 from vivavoce.types import InputError
 
 PARTING = 10.0  # s that what was still on its way has, after the end of a live session
@@ -87,8 +85,7 @@ class Server:
             raise InputError(settings.work, f"cannot be written ({error.strerror})", "choose another --work") from error
         try:
             app = api.build(self.jobs)
-            live.mount(app, place := stage.Stage(self.jobs.actors, settings.limits, device))
-            self.shared = place.shared
+            live.mount(app, stage.Stage(self.jobs.actors, settings.limits, device))
             if settings.page:
                 app = page.mount(app, self.jobs, settings.token)
         except BaseException:
@@ -111,7 +108,6 @@ class Server:
                 where = f"{self.settings.host}:{self.settings.port}"
                 raise InputError(where, f"cannot be listened on ({error.strerror})", "choose another --port or --host") from error
         try:
-            with one_thread_each() if self.shared else nullcontext():  # beside a GPU a session has small things for the CPU alone
-                uvicorn.run(self.app, host=self.settings.host, port=self.settings.port, **SOCKET)
+            uvicorn.run(self.app, host=self.settings.host, port=self.settings.port, **SOCKET)
         finally:
             self.jobs.close()

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from vivavoce import run
-from vivavoce.media import is_picture, probe, read_image, shades
+from vivavoce.media import shades
 from vivavoce.method import Renderer
 from vivavoce.nn.together import Together, fetched, settle
+from vivavoce.render import threads
 from vivavoce.serve import marks, uploads
 from vivavoce.serve.jobs import jpeg
 from vivavoce.talker import Talker
-from vivavoce.turns import Turns, away
+from vivavoce.turns import Turns, alone, away
 from vivavoce.types import FPS, HOP, Clip, InputError
 
 WAITING = 25  # pieces of sound that wait, at most
@@ -36,7 +37,6 @@ LONGEST = 16_000  # samples of one piece; longer ones are cut, so that pictures 
 HURRY = 0.4  # s of sound that may wait to be drawn before a session in a hurry leaves pictures out
 MISSED = 12  # pictures that it leaves out one after another, at most: a face that stands still looks broken
 QUALITY = 85  # of a JPEG
-SIZE = 640  # px, longest side of a portrait whose client wishes for none: one of 768 px takes one core 47 ms a picture, which lasts 40
 IDLE = 60.0  # s without sound, or without a picture being taken, after which the client counts as gone
 Show = Callable[[int, bytes], None]  # number of the picture, JPEG
 
@@ -86,21 +86,14 @@ class Stage:
         if actor and actor not in self.actors:
             raise InputError("actor", f"{actor[:40]!r} is not here", f"choose from: {', '.join(self.actors) or 'none'}")
         options = uploads.options(wishes, self.limits, self.device)
-        options.block = 1  # a picture as soon as it is final
+        options.block, options.live = 1, True  # a picture as soon as it is final
         with tempfile.TemporaryDirectory(prefix="vivavoce-live-") as folder:
             source = self.actors[actor] if actor else uploads.source(BytesIO(portrait), Path(folder), self.limits)
-            reduced = not actor and not options.size and _longest(source) > SIZE
-            if reduced:
-                options.size = SIZE
             if not self.shared or options.background:  # a background is put into the renderer itself
                 talker, size, notes = self.build(source, options)
             else:
                 talker, size, notes = self._cast(actor, source, options)
         notes = [note.replace(folder, "") for note in notes]
-        if reduced:
-            notes.append(
-                f"the portrait is reduced to {SIZE} px, so that its pictures come in time; wish for another `size` if there is time"
-            )
         return Session(talker, size, notes, mark, hurry, self.turns)
 
     def _cast(self, actor: str, source: Path, options: run.Options) -> tuple[Talker, tuple[int, int], list[str]]:
@@ -120,11 +113,6 @@ class Stage:
             return first.again(first.source), size, notes
         talker, size, more = self.build(source, options, first)
         return talker, size, list(dict.fromkeys([*notes, *more]))
-
-
-def _longest(source: Path) -> int:
-    """Side of a picture or film, px."""
-    return max(read_image(source).shape[:2] if is_picture(source) else probe(source).size)
 
 
 class Ensemble(Renderer):
@@ -202,6 +190,9 @@ class Session:
     def speak(self, show: Show) -> None:
         """Hand each picture, as JPEG, to `show` until the sound ends or the client leaves; `show` is called in another thread, in order,
         so that the next picture is drawn while one is marked, packed and sent."""
+        alone()
+        if self.turns is None:  # it draws on the processor
+            threads.half()
         try:
             with run.Behind(lambda images: self._show(images, show)) as behind:
                 for images in self._drawn():

@@ -18,6 +18,7 @@ Array = NDArray[Any]
 F = np.float32
 BANDS = 8  # pieces a row is cut into: more than threads, so that a band without triangles costs nothing
 SLACK = F(1e-5)
+NONE = F(3e38)  # depth of a pixel on which nothing is drawn; an equal depth later draws nothing either
 
 
 @njit(fastmath=True, inline="always")
@@ -26,26 +27,35 @@ def _read(picture: Array, c: int, x: Any, y: Any) -> Any:
     height, width = picture.shape[1], picture.shape[2]
     x = min(max(x, F(0)), F(width - 1))
     y = min(max(y, F(0)), F(height - 1))
-    x0 = int(x)
-    y0 = int(y)
-    x1 = min(x0 + 1, width - 1)
-    y1 = min(y0 + 1, height - 1)
+    x0, y0 = np.uintp(x), np.uintp(y)  # unsigned: numba would ask of each whether it counts from the end
+    x1, y1 = min(x0 + np.uintp(1), np.uintp(width - 1)), min(y0 + np.uintp(1), np.uintp(height - 1))
     u, v = x - F(x0), y - F(y0)
     top = picture[c, y0, x0] * (F(1) - u) + picture[c, y0, x1] * u
     low = picture[c, y1, x0] * (F(1) - u) + picture[c, y1, x1] * u
     return top * (F(1) - v) + low * v
 
 
+@njit(fastmath=True, error_model="numpy", inline="always")
+def _within(low: Any, high: Any, value: Any, slope: Any) -> tuple[Any, Any]:
+    # the steps in [low, high] at which value + slope * step is not negative, and two more at each end for rounding
+    if slope > F(1e-9):
+        low = max(low, -value / slope - F(2))
+    elif slope < F(-1e-9):
+        high = min(high, -value / slope + F(2))
+    return low, high
+
+
 @njit(fastmath=True, error_model="numpy")
-def _band(target: Array, triangles: Array, first: int, last: int, chosen: Array, depth: Array, weight: Array) -> None:
-    # z-buffer of lines [first, last) of one row: target [V,3]; chosen, depth [H,W]; weight [H,W,2] of the first two corners
-    width = chosen.shape[1]
+def _band(source: Array, target: Array, triangles: Array, first: int, depth: Array, place: Array) -> None:
+    # z-buffer of the lines of one row from `first` on: source [V,2], target [V,3]; depth [lines,W], NONE where nothing is drawn yet;
+    # place [lines,W,2] in the picture, pixel centres at integers
+    lines, width = depth.shape
     for t in range(len(triangles)):
         i0, i1, i2 = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         x0, x1, x2 = target[i0, 0], target[i1, 0], target[i2, 0]
-        y0, y1, y2 = target[i0, 1], target[i1, 1], target[i2, 1]
-        top = max(F(first), math.ceil(min(y0, y1, y2) - F(0.5)))
-        low = min(F(last - 1), math.floor(max(y0, y1, y2) - F(0.5)))
+        y0, y1, y2 = target[i0, 1] - F(first), target[i1, 1] - F(first), target[i2, 1] - F(first)
+        top = max(F(0), math.ceil(min(y0, y1, y2) - F(0.5)))
+        low = min(F(lines - 1), math.floor(max(y0, y1, y2) - F(0.5)))
         left = max(F(0), math.ceil(min(x0, x1, x2) - F(0.5)))
         right = min(F(width - 1), math.floor(max(x0, x1, x2) - F(0.5)))
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -53,20 +63,31 @@ def _band(target: Array, triangles: Array, first: int, last: int, chosen: Array,
             continue
         inverse = F(1) / area
         z0, z1, z2 = target[i0, 2], target[i1, 2], target[i2, 2]
+        across1, down1 = (y2 - y0) * inverse, (x0 - x2) * inverse  # how the weights of the second and third corner change
+        across2, down2 = (y0 - y1) * inverse, (x1 - x0) * inverse
+        u0, u1, u2 = source[i0, 0] - F(0.5), source[i1, 0] - F(0.5), source[i2, 0] - F(0.5)
+        v0, v1, v2 = source[i0, 1] - F(0.5), source[i1, 1] - F(0.5), source[i2, 1] - F(0.5)
         for y in range(int(top), int(low) + 1):
             py = F(y) + F(0.5)
-            for x in range(int(left), int(right) + 1):
+            px = left + F(0.5)
+            w1 = (px - x0) * across1 + (py - y0) * down1
+            w2 = (px - x0) * across2 + (py - y0) * down2
+            begin, end = _within(F(0), right - left, F(1) - w1 - w2, -across1 - across2)
+            begin, end = _within(begin, end, w1, across1)
+            begin, end = _within(begin, end, w2, across2)
+            if not begin <= end:
+                continue
+            for x in range(int(left) + int(begin), int(left) + int(end) + 1):
                 px = F(x) + F(0.5)
                 w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
                 w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
                 w2 = F(1) - w0 - w1
                 if w0 >= -SLACK and w1 >= -SLACK and w2 >= -SLACK:
                     z = w0 * z0 + w1 * z1 + w2 * z2
-                    if z < depth[y, x] or chosen[y, x] < 0:
+                    if z < depth[y, x]:
                         depth[y, x] = z
-                        chosen[y, x] = t
-                        weight[y, x, 0] = w0
-                        weight[y, x, 1] = w1
+                        place[y, x, 0] = w0 * u0 + w1 * u1 + w2 * u2
+                        place[y, x, 1] = w0 * v0 + w1 * v1 + w2 * v2
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy", cache=True, nogil=True)
@@ -77,27 +98,18 @@ def _warp(picture: Array, source: Array, target: Array, triangles: Array, under:
         row, band = job // BANDS, job % BANDS
         first, last = band * height // BANDS, (band + 1) * height // BANDS
         lines = last - first
-        chosen = np.full((lines, width), -1, np.int32)
-        depth = np.empty((lines, width), F)
-        weight = np.empty((lines, width, 2), F)
-        shifted = target[row].copy()
-        shifted[:, 1] -= F(first)
-        _band(shifted, triangles, 0, lines, chosen, depth, weight)
+        depth = np.full((lines, width), NONE, F)
+        place = np.empty((lines, width, 2), F)
+        _band(source[row if len(source) > 1 else 0], target[row], triangles, first, depth, place)
         page = picture[row if len(picture) > 1 else 0]
-        places = source[row if len(source) > 1 else 0]
         for y in range(lines):
             for x in range(width):
-                t = chosen[y, x]
-                if t < 0:
+                if depth[y, x] == NONE:
                     alpha[row, 0, first + y, x] = F(0)
                     for c in range(channels):
                         image[row, c, first + y, x] = under[c, first + y, x]
                     continue
-                w0, w1 = weight[y, x, 0], weight[y, x, 1]
-                w2 = F(1) - w0 - w1
-                i0, i1, i2 = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                sx = w0 * places[i0, 0] + w1 * places[i1, 0] + w2 * places[i2, 0] - F(0.5)
-                sy = w0 * places[i0, 1] + w1 * places[i1, 1] + w2 * places[i2, 1] - F(0.5)
+                sx, sy = place[y, x, 0], place[y, x, 1]
                 alpha[row, 0, first + y, x] = F(1)
                 for c in range(channels):
                     image[row, c, first + y, x] = _read(page, c, sx, sy)
