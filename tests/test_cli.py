@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from vivavoce import __version__, assets, cli, registry
 from vivavoce.catalogue import CATALOGUE
 from vivavoce.cli import ranges, screen
 from vivavoce.cli.run import given
-from vivavoce.cli.train import built
+from vivavoce.cli.train import built, growing
 from vivavoce.types import InputError
 
 
@@ -334,3 +336,41 @@ def test_help_is_quick(tmp_path: Path) -> None:
     code = f"import sys; from vivavoce.cli import main; main(['--help']); print(sorted({heavy})); sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.splitlines()[-2:] == ["[]", __version__], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("release", "told", "wanted"),
+    [
+        ("6.1.0", {}, "expandable_segments:True"),
+        ("5.15-microsoft-standard-WSL2", {}, None),
+        ("6.1.0", {"PYTORCH_CUDA_ALLOC_CONF": ""}, None),
+    ],
+)
+def test_memory_of_a_gpu_is_taken_in_pieces_that_grow(
+    release: str, told: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platform, "release", lambda: release)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    growing()
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == wanted
+
+
+@pytest.mark.gpu
+def test_torch_heeds_it_when_training_asks_for_it() -> None:
+    code = """if True:
+        import torch
+        from vivavoce.cli.train import growing
+        growing()
+        held = [torch.empty(n << 22, device="cuda") for n in (30, 50, 20)]
+        held.clear()
+        more = torch.empty(100 << 22, device="cuda")
+        pieces = torch.cuda.memory_snapshot()
+        print(len(pieces), all(piece["is_expandable"] for piece in pieces))"""
+    words = {k: v for k, v in os.environ.items() if "ALLOC_CONF" not in k}
+    told = subprocess.run([sys.executable, "-c", code], env=words, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["1", "True"], told.stderr
