@@ -24,7 +24,6 @@ from vivavoce.face.landmarker import Landmarker
 from vivavoce.method import Renderer
 from vivavoce.nn import together as together_file
 from vivavoce.nn.together import Rows, Together
-from vivavoce.render import threads
 from vivavoce.serve import live, server, stage, uploads
 from vivavoce.talker import Talker
 from vivavoce.turns import Turns, alone, away
@@ -181,21 +180,6 @@ def test_a_thread_may_compute_alone_while_others_have_helpers() -> None:
         assert found == {"alone": 1, "later": 3} and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-
-
-def test_kernels_of_a_session_leave_half_of_the_threads() -> None:
-    import numba
-
-    here, found = numba.get_num_threads(), list[int]()
-
-    def work() -> None:
-        threads.half()
-        found.append(numba.get_num_threads())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(60)
-    assert found == [max(1, numba.config.NUMBA_NUM_THREADS // 2)] and numba.get_num_threads() == here
 
 
 def test_rows_of_several_threads_come_back_to_each() -> None:

@@ -53,7 +53,7 @@ def alone() -> None:
     """From now on torch computes what this thread asks for without helpers; what other threads ask for as before.
 
     A live picture's parts are small: on two cores, which other sessions and the coding of JPEGs need too, a session with helpers takes
-    up to twice as long for them.
+    up to twice as long for them; where nobody else works, helpers would gain a tenth.
     """
     import torch
 

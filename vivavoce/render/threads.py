@@ -1,12 +1,10 @@
-"""numba's parallel kernels in several Python threads: one lock, for the threading layer that needs it, and how many cores one takes."""
+"""One lock around numba's parallel kernels, for the threading layer that needs it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from vivavoce.render.backends import installed
 
 _LOCK = threading.Lock()
 
@@ -29,15 +27,3 @@ def kernels() -> Iterator[None]:
     else:
         with _LOCK:
             yield
-
-
-def half() -> None:
-    """From now on kernels that this thread calls take half of the threads they could: others draw too, or code what is drawn.
-
-    On two cores a live session that takes both waits for the other one at the end of each kernel, and is a quarter slower.
-    """
-    if not installed("numba"):
-        return
-    import numba
-
-    numba.set_num_threads(max(1, numba.config.NUMBA_NUM_THREADS // 2))

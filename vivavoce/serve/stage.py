@@ -25,7 +25,6 @@ from vivavoce import run
 from vivavoce.media import shades
 from vivavoce.method import Renderer
 from vivavoce.nn.together import Together, fetched, settle
-from vivavoce.render import threads
 from vivavoce.serve import marks, uploads
 from vivavoce.serve.jobs import jpeg
 from vivavoce.talker import Talker
@@ -191,8 +190,6 @@ class Session:
         """Hand each picture, as JPEG, to `show` until the sound ends or the client leaves; `show` is called in another thread, in order,
         so that the next picture is drawn while one is marked, packed and sent."""
         alone()
-        if self.turns is None:  # it draws on the processor
-            threads.half()
         try:
             with run.Behind(lambda images: self._show(images, show)) as behind:
                 for images in self._drawn():
