@@ -163,7 +163,7 @@ def test_one_thread_computes_while_another_is_away() -> None:
 def test_a_thread_may_compute_alone_while_others_have_helpers() -> None:
     before, found = torch.get_num_threads(), dict[str, int]()
 
-    def look(name: str, first: Callable[[], None]) -> threading.Thread:
+    def look(name: str, first: Callable[[], object]) -> threading.Thread:
         def work() -> None:
             first()
             torch.rand(200, 200) @ torch.rand(200, 200)
@@ -175,7 +175,7 @@ def test_a_thread_may_compute_alone_while_others_have_helpers() -> None:
 
     try:
         torch.set_num_threads(3)
-        for name, first in (("alone", alone), ("later", lambda: None)):
+        for name, first in (("alone", lambda: (alone(), alone())), ("later", lambda: None)):
             look(name, first).join(60)
         assert found == {"alone": 1, "later": 3} and torch.get_num_threads() == 3
     finally:

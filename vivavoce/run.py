@@ -38,10 +38,7 @@ SHIPPED = "speech_motion"  # the generator whose weights come with vivavoce
 DUBBING = "dubbing"  # the family of methods that draw into the frames of a film
 SPARE = "mel"  # speech encoder that needs no file: what ships for it takes over where another's weights cannot be had
 SMALLEST, LARGEST = 64, 8192  # px, longest side of a film
-LIVE, MOVING = (
-    640,
-    512,
-)  # px, most of a portrait drawn as quickly as it is shown, and of what moves in it: one core draws that in some 25 ms
+LIVE, MOVING = 640, 512  # px, most of a portrait that is drawn in time, and of what moves in it: 25 ms of one core
 
 
 @dataclass

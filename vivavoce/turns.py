@@ -57,12 +57,12 @@ def alone() -> None:
     """
     import torch
 
-    before = torch.get_num_threads()
+    if (before := torch.get_num_threads()) == 1:
+        return
     torch.set_num_threads(1)  # of this thread, and of all that begin from now on
-    if before > 1:
-        restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
-        restoring.start()
-        restoring.join()
+    restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+    restoring.start()
+    restoring.join()
 
 
 @contextmanager
