@@ -42,6 +42,21 @@ def until(true: Any) -> None:
 # ---- calls of several threads as one ----
 
 
+def behind_one(
+    together: Together[int, int], ask: Callable[[int], object], count: int, begun: threading.Event, free: threading.Event
+) -> None:
+    """Questions 0, 1, ...: all but the first wait while it is being answered, which sets `begun` and waits for `free`."""
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(count)]
+    threads[0].start()
+    assert begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: len(together.waiting) == count - 1)
+    free.set()
+    for thread in threads:
+        thread.join(60)
+
+
 def test_what_is_asked_while_a_batch_is_made_is_the_next_batch() -> None:
     begun, free = threading.Event(), threading.Event()
 
@@ -60,15 +75,7 @@ def test_what_is_asked_while_a_batch_is_made_is_the_next_batch() -> None:
         except ValueError as error:
             found[n] = str(error)
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(7)]
-    threads[0].start()
-    assert begun.wait(60)
-    for thread in threads[1:]:
-        thread.start()
-    until(lambda: len(together.waiting) == 6)
-    free.set()
-    for thread in threads:
-        thread.join(60)
+    behind_one(together, ask, 7, begun, free)
     assert found == {n: "three" if n == 3 else 2 * n for n in range(7)}  # one bad question spoils no other
     assert together.batches in ({1: 5, 2: 1}, {1: 3, 4: 1})  # 1; four, one by one if the bad one was there; two, likewise
 
@@ -82,15 +89,7 @@ def test_a_batch_that_is_filled_up_is_all_that_wait() -> None:
         return asked
 
     together, found = Together(work, most=4, filled=True), list[int]()
-    threads = [threading.Thread(target=lambda n=n: found.append(together(n))) for n in range(8)]
-    threads[0].start()
-    assert begun.wait(60)
-    for thread in threads[1:]:
-        thread.start()
-    until(lambda: len(together.waiting) == 7)
-    free.set()
-    for thread in threads:
-        thread.join(60)
+    behind_one(together, lambda n: found.append(together(n)), 8, begun, free)
     assert sorted(found) == list(range(8)) and together.batches == {1: 1, 4: 1, 3: 1}
 
 
@@ -163,20 +162,18 @@ def test_one_thread_computes_while_another_is_away() -> None:
 def test_a_thread_may_compute_alone_while_others_have_helpers() -> None:
     before, found = torch.get_num_threads(), dict[str, int]()
 
-    def look(name: str, first: Callable[[], object]) -> threading.Thread:
-        def work() -> None:
-            first()
-            torch.rand(200, 200) @ torch.rand(200, 200)
-            found[name] = torch.get_num_threads()
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        return thread
+    def look(name: str, times: int) -> None:
+        for _ in range(times):
+            alone()
+        torch.rand(200, 200) @ torch.rand(200, 200)
+        found[name] = torch.get_num_threads()
 
     try:
         torch.set_num_threads(3)
-        for name, first in (("alone", lambda: (alone(), alone())), ("later", lambda: None)):
-            look(name, first).join(60)
+        for asked in (("alone", 2), ("later", 0)):
+            thread = threading.Thread(target=look, args=asked)
+            thread.start()
+            thread.join(60)
         assert found == {"alone": 1, "later": 3} and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
